@@ -1,0 +1,206 @@
+"""What a worker does to attempts: claim, finish, heartbeat, promote, rescue; and its own row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from pgtask.broker.statement import Row, Statement, nothing, scalar
+from pgtask.job import Attempt
+
+
+class Claimed(NamedTuple):
+    """A job in this worker's hands; arguments, policy and headers are JSON text, untouched."""
+
+    id: int
+    epoch: int
+    attempt: int
+    max_attempts: int
+    task: str
+    queue: str
+    args: str
+    kwargs: str | None
+    policy: str | None
+    headers: str | None
+    tags: list[str] | None
+    serial: bool
+
+
+class Ended(NamedTuple):
+    """How an attempt ended, in the words of pgtask.finish."""
+
+    id: int
+    epoch: int
+    verdict: str
+    result: str | None = None
+    delay: float | None = None
+    reason: str | None = None
+    type: str | None = None
+    message: str | None = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """What a worker says of itself."""
+
+    id: UUID
+    host: str
+    pid: int
+    version: str
+    queues: Sequence[str]
+    tasks: Sequence[str]
+    children: int
+
+
+def register(worker: WorkerRow) -> Statement[None]:
+    """Add the worker's row, its lease."""
+    return Statement(
+        "select pgtask.register(%(id)s::uuid, %(host)s::text, %(pid)s::int, %(version)s::text,"
+        " %(queues)s::text[], %(tasks)s::text[], %(children)s::int)",
+        {
+            "id": worker.id,
+            "host": worker.host,
+            "pid": worker.pid,
+            "version": worker.version,
+            "queues": list(worker.queues),
+            "tasks": list(worker.tasks),
+            "children": worker.children,
+        },
+        nothing,
+    )
+
+
+def deregister(worker: UUID) -> Statement[None]:
+    """End the worker's lease now."""
+    return Statement("select pgtask.deregister(%(worker)s::uuid)", {"worker": worker}, nothing)
+
+
+def heartbeat(
+    worker: UUID, tally: Mapping[tuple[str, str], int]
+) -> Statement[list[tuple[int, bool]]]:
+    """Renew the lease and hand in what ended; answers (job id, terminate) of cancel requests.
+
+    Raises WorkerNotAlive when the worker was declared dead.
+    """
+    return Statement(
+        "select * from pgtask.heartbeat(%(worker)s::uuid, %(tasks)s::text[], %(outcomes)s::text[],"
+        " %(counts)s::bigint[])",
+        {
+            "worker": worker,
+            "tasks": [task for task, _ in tally],
+            "outcomes": [outcome for _, outcome in tally],
+            "counts": list(tally.values()),
+        },
+        lambda rows: [(row[0], row[1]) for row in rows],
+    )
+
+
+def claim(
+    worker: UUID, limit: int, queues: Sequence[str], tasks: Sequence[str]
+) -> Statement[list[Claimed]]:
+    """Take up to `limit` ready jobs; raises WorkerNotAlive when the lease is gone."""
+    return Statement(
+        "select * from pgtask.claim(%(worker)s::uuid, %(limit)s::int, %(queues)s::text[],"
+        " %(tasks)s::text[])",
+        {"worker": worker, "limit": limit, "queues": list(queues), "tasks": list(tasks)},
+        lambda rows: [Claimed._make(row) for row in rows],
+    )
+
+
+def finish(worker: UUID, ended: Sequence[Ended]) -> Statement[list[tuple[int, str]]]:
+    """Record outcomes; answers (job id, busy | stale) for those that were not recorded."""
+    params: dict[str, Any] = {
+        "worker": worker,
+        "ids": _numbers(outcome.id for outcome in ended),
+        "epochs": _numbers(outcome.epoch for outcome in ended),
+        "results": [outcome.result for outcome in ended],
+    }
+    if all(outcome.verdict == "succeeded" for outcome in ended):
+        return Statement(
+            "select * from pgtask.finish(%(worker)s::uuid, %(ids)s::bigint[], %(epochs)s::int[],"
+            " %(results)s::text[])",
+            params,
+            _answers,
+        )
+    for column in ("verdict", "delay", "reason", "type", "message", "traceback"):
+        params[column] = [getattr(outcome, column) for outcome in ended]
+    return Statement(
+        "select * from pgtask.finish(%(worker)s::uuid, %(ids)s::bigint[], %(epochs)s::int[],"
+        " %(results)s::text[], %(verdict)s::text[], %(delay)s::float8[], %(reason)s::text[],"
+        " %(type)s::text[], %(message)s::text[], %(traceback)s::text[])",
+        params,
+        _answers,
+    )
+
+
+def commit_job(attempt: Attempt, result: str | None) -> Statement[None]:
+    """Finish an attempt inside the task's own transaction; raises LeaseLost when it is stale."""
+    return Statement(
+        "select pgtask.commit_job(%(worker)s::uuid, %(id)s::bigint, %(epoch)s::int,"
+        " %(result)s::text)",
+        {
+            "worker": attempt.worker,
+            "id": attempt.job_id,
+            "epoch": attempt.epoch,
+            "result": result,
+        },
+        nothing,
+    )
+
+
+def held(worker: UUID) -> Statement[list[tuple[int, int]]]:
+    """Return (job id, epoch) of what the database says this worker holds."""
+    return Statement(
+        "select * from pgtask.held(%(worker)s::uuid)",
+        {"worker": worker},
+        lambda rows: [(row[0], row[1]) for row in rows],
+    )
+
+
+def promote(limit: int = 1000) -> Statement[tuple[int, float | None]]:
+    """Make due jobs ready; answers how many, and in how many seconds the next is due."""
+    return Statement(
+        "select * from pgtask.promote(%(limit)s::int)",
+        {"limit": limit},
+        lambda rows: (rows[0][0], rows[0][1]),
+    )
+
+
+def beats() -> Statement[dict[UUID, int]]:
+    """Return the heartbeat counter of every living worker."""
+    return Statement("select * from pgtask.beats()", {}, lambda rows: {row[0]: row[1] for row in rows})
+
+
+def rescue(silent: Mapping[UUID, int]) -> Statement[dict[UUID, int]]:
+    """Declare workers dead whose beat did not move, and take dead workers' jobs back."""
+    return Statement(
+        "select * from pgtask.rescue(%(workers)s::uuid[], %(beats)s::bigint[])",
+        {"workers": list(silent), "beats": list(silent.values())},
+        lambda rows: {row[0]: row[1] for row in rows},
+    )
+
+
+def maintain(retention: float) -> Statement[int]:
+    """Make the coming days' partitions of history, drop those past the retention (seconds)."""
+    return Statement(
+        "select pgtask.maintain(%(retention)s::float8)", {"retention": retention}, scalar
+    )
+
+
+def purge(age: float, page: int = 5000) -> Statement[int]:
+    """Remove one page of finished jobs older than `age` seconds; answers how many."""
+    return Statement(
+        "select pgtask.purge(%(age)s::float8, %(page)s::int)", {"age": age, "page": page}, scalar
+    )
+
+
+def _numbers(values: Iterable[int]) -> str:
+    # An array literal: building it here is several times cheaper than adapting each element.
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def _answers(rows: Sequence[Row]) -> list[tuple[int, str]]:
+    return [(row[0], row[1]) for row in rows]

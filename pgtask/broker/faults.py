@@ -1,0 +1,59 @@
+"""What PostgreSQL's errors mean to pgtask: SQLSTATE → exception."""
+
+from __future__ import annotations
+
+import re
+
+import psycopg
+
+from pgtask.errors import (
+    BadCall,
+    BrokerError,
+    DuplicateJob,
+    LeaseLost,
+    QueueNotFound,
+    Refused,
+    SchemaMissing,
+    Unavailable,
+    WorkerNotAlive,
+)
+
+_REFUSALS: dict[str, type[Refused]] = {
+    kind.sqlstate: kind
+    for kind in (Refused, WorkerNotAlive, BadCall, DuplicateJob, LeaseLost, QueueNotFound)
+}
+# The connection is of no use any more: shutdowns, too many clients, and a server that turned into a
+# read-only standby.
+_DEAD = ("08", "57P", "53300", "25006")
+_SCHEMA = ("3F000", "42883", "42P01")
+
+
+def is_dead(error: psycopg.Error) -> bool:
+    """Tell whether the connection that raised this must be closed."""
+    if error.sqlstate is None:
+        return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+    return error.sqlstate.startswith(_DEAD)
+
+
+def translate(error: psycopg.Error) -> BrokerError | None:
+    """Return our exception for the error, or None where PostgreSQL's own says it best."""
+    state = error.sqlstate or ""
+    message = error.diag.message_primary or _first_line(error)
+    if (kind := _REFUSALS.get(state)) is not None:
+        if kind is DuplicateJob:
+            owner = error.diag.message_detail
+            return DuplicateJob(message, int(owner) if owner else None)
+        return kind(message)
+    if state in _SCHEMA and "pgtask" in message:
+        return SchemaMissing(f"{message}: the schema is not there, or older than this code; run: pgtask migrate")
+    if is_dead(error):
+        return Unavailable(f"the database cannot be reached: {_without_secrets(message)}")
+    return None
+
+
+def _first_line(error: psycopg.Error) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _without_secrets(message: str) -> str:
+    return re.sub(r"(password\s*=\s*)\S+|(://[^:/@\s]+:)[^@\s]+(?=@)", r"\1\2***", message)

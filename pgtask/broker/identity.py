@@ -1,0 +1,40 @@
+"""Which installation a connection leads to: statements that cannot fail in a transaction."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pgtask.broker.statement import Statement
+
+
+class Identity(NamedTuple):
+    """Two connections lead to the same installation exactly when these are equal."""
+
+    installation: str
+    database: int
+
+
+def is_readable() -> Statement[bool | None]:
+    """Whether the role may read the identity; None where there is no pgtask schema.
+
+    Asked of the catalogue, which everybody may read: to_regclass() raises for a schema without
+    USAGE, and an error would abort the caller's transaction.
+    """
+    return Statement(
+        "select pg_catalog.has_schema_privilege(n.oid, 'usage')"
+        " and pg_catalog.has_table_privilege(c.oid, 'select')"
+        " from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+        " where n.nspname = 'pgtask' and c.relname = 'installation'",
+        {},
+        lambda rows: rows[0][0] if rows else None,
+    )
+
+
+def identity() -> Statement[Identity]:
+    """The identity of the database; only where `is_readable` answered True."""
+    return Statement(
+        "select i.id::text, d.oid::bigint from pgtask.installation i, pg_catalog.pg_database d"
+        " where d.datname = pg_catalog.current_database()",
+        {},
+        lambda rows: Identity(rows[0][0], rows[0][1]),
+    )

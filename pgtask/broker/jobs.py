@@ -1,0 +1,86 @@
+"""Jobs as clients see them: enqueue, look, wait, cancel, retry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pgtask.broker.statement import Row, Statement
+from pgtask.signature import Signature
+
+
+class Standing(NamedTuple):
+    """Where a job stands and what it left; `result` is JSON text, only of a succeeded job."""
+
+    id: int
+    state: str
+    reason: str | None
+    attempt: int
+    result: str | None
+    error_type: str | None
+    error_message: str | None
+    error_traceback: str | None
+
+
+def enqueue(signatures: Sequence[Signature]) -> Statement[list[tuple[int, bool]]]:
+    """Insert jobs of one task that share their options; answers (id, created) in order."""
+    first = signatures[0]
+    options = first.options
+    keys = [signature.key for signature in signatures]
+    serials = [signature.serial for signature in signatures]
+    return Statement(
+        "select * from pgtask._enqueue(%(task)s::text, %(args)s::json[], %(kwargs)s::json[],"
+        " %(queue)s::text, %(priority)s::int, %(delay)s::float8, %(run_at)s::timestamptz,"
+        " %(keys)s::text[], %(on_conflict)s::text, %(serials)s::text[], %(max_attempts)s::int,"
+        " %(max_crashes)s::int, %(expires_in)s::float8, %(expires_at)s::timestamptz,"
+        " %(keep)s::text, %(policy)s::json, %(headers)s::json, %(tags)s::text[])",
+        {
+            "task": first.task,
+            "args": [signature.args for signature in signatures],
+            "kwargs": [signature.kwargs for signature in signatures],
+            "queue": options.queue,
+            "priority": options.priority,
+            "delay": options.delay,
+            "run_at": options.run_at,
+            "keys": keys if any(key is not None for key in keys) else None,
+            "on_conflict": options.on_conflict,
+            "serials": serials if any(serial is not None for serial in serials) else None,
+            "max_attempts": options.max_attempts,
+            "max_crashes": options.max_crashes,
+            "expires_in": options.expires_in,
+            "expires_at": options.expires_at,
+            "keep": options.keep,
+            "policy": options.policy_json(),
+            "headers": options.headers_json(),
+            "tags": list(options.tags) if options.tags else None,
+        },
+        lambda rows: [(row[0], row[1]) for row in rows],
+    )
+
+
+def results(ids: Sequence[int]) -> Statement[dict[int, Standing]]:
+    """Return where these jobs stand; an id that does not exist is missing from the answer."""
+    return Statement("select * from pgtask._results(%(ids)s::bigint[])", {"ids": list(ids)}, _standings)
+
+
+def watch(ids: Sequence[int]) -> Statement[dict[int, Standing]]:
+    """As results, and for the next 60 s the end of one of them is announced on pgtask_done."""
+    return Statement("select * from pgtask._watch(%(ids)s::bigint[])", {"ids": list(ids)}, _standings)
+
+
+def cancel(ids: Sequence[int], *, terminate: bool = False) -> Statement[dict[int, str]]:
+    """Cancel jobs; answers per id: cancelled, cancelling, finished or missing."""
+    return Statement(
+        "select * from pgtask.cancel(%(ids)s::bigint[], %(terminate)s::boolean)",
+        {"ids": list(ids), "terminate": terminate},
+        dict,
+    )
+
+
+def retry(ids: Sequence[int]) -> Statement[dict[int, str]]:
+    """Run finished jobs again; answers per id: retried, unfinished, missing or refused."""
+    return Statement("select * from pgtask.retry(%(ids)s::bigint[])", {"ids": list(ids)}, dict)
+
+
+def _standings(rows: Sequence[Row]) -> dict[int, Standing]:
+    return {row[0]: Standing._make(row) for row in rows}

@@ -1,0 +1,31 @@
+"""Statement: one operation of the database as a value; what to send and how to read what returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, LiteralString, TypeVar
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement(Generic[T]):
+    """One round trip: the text, with %(name)s placeholders, its parameters, and the reader.
+
+    Sync and async brokers run the same statement; they differ only in who awaits it.
+    """
+
+    text: LiteralString
+    params: Mapping[str, Any]
+    parse: Callable[[Sequence[Row]], T]
+
+
+def nothing(rows: Sequence[Row]) -> None:
+    """Read a statement that answers nothing."""
+
+
+def scalar(rows: Sequence[Row]) -> Any:
+    """Read the first column of the only row."""
+    return rows[0][0]

@@ -1,0 +1,49 @@
+"""The options that say which jobs are meant: the same for ls, retry and cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pgtask.cli.times import DURATION
+from pgtask.job import STATES
+
+if TYPE_CHECKING:
+    from pgtask.broker.inspect import Filter
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("-Q", "--queue", multiple=True, metavar="QUEUE", help="Of this queue."),
+    click.option("-t", "--task", metavar="TASK", help="Of this task; * stands for anything."),
+    click.option("-s", "--state", multiple=True, type=click.Choice(STATES), help="In this state."),
+    click.option("--since", type=DURATION, help="Made, begun or ended within, as 1h."),
+    click.option("--key", metavar="KEY", help="With this job key."),
+    click.option("--tag", metavar="TAG", help="With this tag."),
+)
+
+
+def filtered(function: F) -> F:
+    """Give a command the filter options."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def filter_of(
+    *,
+    queue: tuple[str, ...],
+    task: str | None,
+    state: tuple[str, ...],
+    since: float | None,
+    key: str | None,
+    tag: str | None,
+    before: int | None = None,
+) -> Filter:
+    """The Filter that the options mean; queues may be given as a,b."""
+    from pgtask.broker.inspect import Filter
+
+    queues = tuple(name for given in queue for name in given.split(",") if name)
+    return Filter(queues, task, state, since, key, tag, before)

@@ -1,0 +1,101 @@
+"""`pgtask queues` and `pgtask queue add|pause|resume`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pgtask.cli.session import Session, as_json, pass_session
+from pgtask.cli.table import table
+from pgtask.cli.times import duration
+
+if TYPE_CHECKING:
+    from pgtask.broker.inspect import QueueLine
+
+
+@click.command()
+@pass_session
+def queues(session: Session) -> None:
+    """List queues and what they hold."""
+    from pgtask.broker import inspect
+
+    with session.broker() as broker:
+        lines = broker.run(inspect.queues())
+    if session.json:
+        session.document([as_json(line) for line in lines])
+        return
+    session.data(
+        table(
+            ("QUEUE", "READY", "RUNNING", "SCHEDULED", "BLOCKED", "OLDEST", "WORKERS", "PAUSED"),
+            [
+                (
+                    line.queue,
+                    line.ready,
+                    line.running,
+                    line.scheduled,
+                    line.blocked,
+                    duration(line.oldest_ready),
+                    line.workers,
+                    _paused(line),
+                )
+                for line in lines
+            ],
+            right="READY RUNNING SCHEDULED BLOCKED OLDEST WORKERS",
+        )
+    )
+
+
+@click.group()
+def queue() -> None:
+    """Add, pause or resume a queue."""
+
+
+@queue.command()
+@click.argument("name")
+@pass_session
+def add(session: Session, name: str) -> None:
+    """Add a queue, so that it is listed before it has held a job."""
+    from pgtask.broker import queues as statements
+
+    with session.broker() as broker:
+        added = broker.run(statements.add(name))
+    _say(session, name, changed=added, done="added", already="was there already")
+
+
+@queue.command()
+@click.argument("name")
+@click.option("--reason", help="Shown to everybody who wonders.")
+@pass_session
+def pause(session: Session, name: str, reason: str | None) -> None:
+    """Claim no more jobs from a queue; what runs goes on."""
+    from pgtask.broker import queues as statements
+
+    with session.broker() as broker:
+        paused = broker.run(statements.pause(name, reason))
+    _say(session, name, changed=paused, done="paused", already="was paused already")
+
+
+@queue.command()
+@click.argument("name")
+@pass_session
+def resume(session: Session, name: str) -> None:
+    """Claim jobs from a paused queue again."""
+    from pgtask.broker import queues as statements
+
+    with session.broker() as broker:
+        resumed = broker.run(statements.resume(name))
+    _say(session, name, changed=resumed, done="resumed", already="was not paused")
+
+
+def _say(session: Session, name: str, *, changed: bool, done: str, already: str) -> None:
+    if session.json:
+        session.document({"queue": name, "changed": changed})
+    else:
+        session.note(f"queue {name} {done if changed else already}")
+
+
+def _paused(line: QueueLine) -> str:
+    if not line.paused:
+        return ""
+    return f"by {line.paused_by}" + (f": {line.paused_reason}" if line.paused_reason else "")

@@ -1,0 +1,32 @@
+"""`pgtask worker`: the process that runs jobs."""
+
+from __future__ import annotations
+
+import click
+
+from pgtask.cli.session import Session, pass_session
+from pgtask.cli.times import DURATION
+
+
+@click.command()
+@click.option("-Q", "--queues", metavar="A,B", help="Take jobs of these queues only.")
+@click.option("-c", "--concurrency", type=click.IntRange(1), help="Children (one a CPU).")
+@click.option("--async-concurrency", type=click.IntRange(1), help="Jobs in an async child (100).")
+@click.option("--poll", type=DURATION, help="Look for jobs at least so often (1s).")
+@click.option("--grace", type=DURATION, help="After TERM, let jobs go on for so long (25s).")
+@click.option("--drain", is_flag=True, help="End when no job is left.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="How to log (text).")
+@click.option("--log-level", metavar="LEVEL", help="What to log (INFO).")
+@pass_session
+def worker(session: Session, /, *, drain: bool, **settings: object) -> int:
+    """Run jobs until TERM or Ctrl-C: the first lets running jobs finish, the second does not."""
+    from pgtask.discover import find_spec, no_app
+    from pgtask.worker.supervisor import run_worker
+
+    session.told(**settings)
+    # The app is not imported here: user code never runs in the process that holds the lease.
+    config = session.load()
+    app = find_spec(config.app, session.directory)
+    if app is None:
+        raise no_app(session.directory)
+    return run_worker(config, app_spec=app, drain=drain)

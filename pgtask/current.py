@@ -1,0 +1,76 @@
+"""JobContext and current_job(): the job whose task is running here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from pgtask.errors import NoCurrentJob
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobContext:
+    """What a task may know about the attempt it is.
+
+    `attempt` counts from 1 and is for people; `epoch` never repeats. The two hooks belong to the
+    child: whether a cancellation was asked for, and the transaction's connection.
+    """
+
+    id: int
+    task: str
+    queue: str = "default"
+    attempt: int = 1
+    max_attempts: int = 1
+    epoch: int = 1
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    cancelled_hook: Callable[[], bool] = field(default=_never, repr=False, compare=False)
+    connection_hook: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of this job, and for no other: for other systems."""
+        return str(self.id)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked to cancel this job; a long task looks now and then and returns."""
+        return self.cancelled_hook()
+
+    @property
+    def connection(self) -> Any:
+        """The connection whose transaction completes this job; only with transaction=True."""
+        if self.connection_hook is None:
+            raise NoCurrentJob(
+                f"task {self.task!r} has no transaction of its own; "
+                "declare it with transaction=True to use its connection"
+            )
+        return self.connection_hook()
+
+
+_current: ContextVar[JobContext] = ContextVar("pgtask.current_job")
+
+
+def current_job() -> JobContext:
+    """The running job, in any function the task calls; raises NoCurrentJob (a LookupError)."""
+    try:
+        return _current.get()
+    except LookupError as error:
+        raise NoCurrentJob("current_job() is called outside a running task") from error
+
+
+@contextmanager
+def running(context: JobContext) -> Iterator[JobContext]:
+    """Make this the current job for the block."""
+    token = _current.set(context)
+    try:
+        yield context
+    finally:
+        _current.reset(token)

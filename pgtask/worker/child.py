@@ -1,0 +1,171 @@
+"""Child: the process where user code runs. Reads frames of jobs, writes frames of outcomes."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import signal
+import socket
+import time
+import types
+from collections.abc import Awaitable, Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+from pgtask.worker import wire
+from pgtask.worker.slot import Slot
+
+if TYPE_CHECKING:
+    from pgtask.outcome import Outcome
+    from pgtask.worker.runner import Runner
+
+# Outcomes of short jobs travel together, but never wait longer than this for company.
+FLUSH_AFTER = 0.005
+
+
+def serve(runner: Runner, connection: socket.socket, slot: Slot) -> None:
+    """Run sync jobs one after the other until the supervisor closes the pipe."""
+    connection.sendall(wire.pack(wire.READY, os.getpid()))
+    while (frame := wire.receive(connection)) is not None:
+        kind = wire.kind_of(frame)
+        if kind == wire.STOP:
+            return
+        reports: list[wire.Report] = []
+        refused: list[int] = []
+        sent = began = time.monotonic()
+        for job in wire.decode_jobs(frame)[1]:
+            if not slot.begin(job.place):
+                refused.append(job.place)
+                continue
+            outcome = runner.run(job, _asks(slot, job.place))
+            slot.end()
+            now = time.monotonic()
+            reports.append(wire.Report(job.id, job.epoch, now - began, outcome))
+            began = now
+            if now - sent > FLUSH_AFTER:
+                connection.sendall(wire.pack(wire.OUTCOMES, reports))
+                reports = []
+                sent = began = time.monotonic()
+        if reports:
+            connection.sendall(wire.pack(wire.OUTCOMES, reports))
+        if refused:
+            connection.sendall(wire.pack(wire.REFUSED, refused))
+
+
+def serve_async(runner: Runner, connection: socket.socket, slot: Slot) -> None:
+    """Run coroutines side by side on one event loop until the supervisor closes the pipe."""
+    import asyncio
+
+    asyncio.run(_AsyncChild(runner, connection, slot).main())
+
+
+class _AsyncChild:
+    def __init__(self, runner: Runner, connection: socket.socket, slot: Slot) -> None:
+        self._runner = runner
+        self._connection = connection
+        self._slot = slot
+        self._tasks: dict[int, Any] = {}
+        self._cancelled: set[int] = set()
+        self._reports: collections.deque[wire.Report] = collections.deque()
+
+    async def main(self) -> None:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        self._connection.setblocking(False)
+        await loop.sock_sendall(self._connection, wire.pack(wire.READY, os.getpid()))
+        frames = wire.FrameBuffer()
+        self._wake = asyncio.Event()
+        sender = asyncio.create_task(self._send())
+        try:
+            while data := await loop.sock_recv(self._connection, 262_144):
+                for frame in frames.feed(data):
+                    kind, body = wire.decode_any(frame)
+                    if kind == wire.STOP:
+                        return
+                    if kind == wire.CANCEL:
+                        self._cancel(body)
+                        continue
+                    for job in wire.decode_jobs(frame)[1]:
+                        self._tasks[job.id] = asyncio.create_task(self._run(job))
+        finally:
+            sender.cancel()
+            for task in self._tasks.values():
+                task.cancel()
+
+    async def _run(self, job: wire.Job) -> None:
+        began = time.monotonic()
+        outcome: Outcome = await self._watched(
+            self._runner.run_async(job, lambda: job.id in self._cancelled), job.place
+        )
+        self._tasks.pop(job.id, None)
+        self._cancelled.discard(job.id)
+        self._reports.append(wire.Report(job.id, job.epoch, time.monotonic() - began, outcome))
+        self._wake.set()
+
+    def _watched(self, call: Awaitable[Outcome], place: int) -> Awaitable[Outcome]:
+        # Publish whose coroutine is being stepped, so that a crash, or a loop that no longer turns,
+        # blames that one and not its neighbours.
+        slot = self._slot
+
+        @types.coroutine
+        def steps() -> Generator[Any, Any, Outcome]:
+            inner = call.__await__()
+            send: Callable[[], Any] = lambda: next(inner)  # noqa: E731
+            while True:
+                slot.begin(place)  # never refused: coroutines are not taken back
+                try:
+                    yielded = send()
+                except StopIteration as stop:
+                    outcome: Outcome = stop.value
+                    return outcome
+                finally:
+                    slot.end()
+                try:
+                    sent = yield yielded
+                except BaseException as error:  # noqa: BLE001 - passed on to the coroutine
+                    send = _thrower(inner, error)
+                else:
+                    send = _sender(inner, sent)
+
+        return steps()
+
+    def _cancel(self, ids: list[int]) -> None:
+        for job_id in ids:
+            if (task := self._tasks.get(job_id)) is not None:
+                self._cancelled.add(job_id)
+                task.cancel()
+
+    async def _send(self) -> None:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            reports = list(self._reports)
+            self._reports.clear()
+            await loop.sock_sendall(self._connection, wire.pack(wire.OUTCOMES, reports))
+
+
+def _thrower(inner: Any, error: BaseException) -> Callable[[], Any]:
+    return lambda: inner.throw(error)
+
+
+def _sender(inner: Any, value: Any) -> Callable[[], Any]:
+    return lambda: next(inner) if value is None else inner.send(value)
+
+
+def _asks(slot: Slot, place: int) -> Callable[[], bool]:
+    return lambda: slot.is_cancelled(place)
+
+
+def reset_process() -> None:
+    """After the fork: default signals, a process group of its own, first in line for the OOM killer."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    # The terminal's Ctrl-C is for the supervisor, which decides what it means for the jobs here.
+    with contextlib.suppress(PermissionError):
+        os.setpgid(0, 0)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
+        file.write("500")

@@ -1,0 +1,667 @@
+"""Children: the child processes of a worker, what each holds, and what becomes of it when one dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from pgtask.broker.attempts import Claimed, Ended
+from pgtask.errors import AppNotFound, PgTaskError
+from pgtask.outcome import (
+    Cancelled,
+    Committed,
+    Failed,
+    Outcome,
+    Retried,
+    Snoozed,
+    Succeeded,
+)
+from pgtask.worker import wire
+from pgtask.worker.pace import Pace
+from pgtask.worker.runner import NO_POLICY, read_policy
+from pgtask.worker.slot import Slot
+from pgtask.worker.zygote import (
+    FORK,
+    Broken,
+    Died,
+    Forked,
+    Loaded,
+    TaskInfo,
+    decode_announcement,
+)
+
+log = logging.getLogger("pgtask.worker")
+
+TICK = 0.05  # s between two looks at time limits and at jobs stuck behind a long one
+STUCK = 0.05  # s a job may run before those behind it in the same child are taken back
+START_LIMIT = 60.0  # s for a child to shake hands, and for the app to import
+MAX_RESPAWN_PAUSE = 30.0
+MAX_STILLBORN = 5  # children in a row that ended without a handshake: the start-up is broken
+
+
+class StartFailed(PgTaskError):
+    """Children cannot be started: their start-up always fails."""
+
+
+@dataclass(slots=True)
+class Held:
+    """One attempt in a child's hands."""
+
+    job: Claimed
+    place: int
+    timeout: float | None
+    at_most_once: bool
+    cost: float
+    sent_at: float
+
+
+@dataclass(slots=True)
+class Child:
+    """One child process as its supervisor sees it."""
+
+    number: int
+    is_async: bool
+    connection: socket.socket
+    slot: Slot
+    pid: int | None = None
+    ready: bool = False
+    held: dict[int, Held] = field(default_factory=dict)
+    next_place: int = 1
+    unsent: bytearray = field(default_factory=bytearray)
+    frames: wire.FrameBuffer = field(default_factory=wire.FrameBuffer)
+    killed: str | None = None  # why the supervisor killed it
+    culprits: set[int] = field(default_factory=set)
+    taking: tuple[int, int, float] | None = None  # first place, end, when asked
+    expected: float = 0.0  # seconds of work it holds, by what is known of its tasks
+    closing: bool = False
+
+
+class Children:
+    """Starts the zygote and its children, hands jobs out, turns what comes back into Ended.
+
+    `finished` is called with the outcomes; `changed` is set when capacity may have grown.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: str,
+        worker: UUID,
+        dsn: str,
+        log: tuple[str, str],
+        concurrency: int,
+        async_concurrency: int,
+        finished: Callable[[list[Ended], list[str]], None],
+    ) -> None:
+        self._spec = spec
+        self._worker = worker
+        self._dsn = dsn
+        self._log = log
+        self._concurrency = concurrency
+        self._async_concurrency = async_concurrency
+        self._finished = finished
+        self.changed = asyncio.Event()
+        self.tasks: dict[str, TaskInfo] = {}
+        self._children: dict[int, Child] = {}
+        self._by_pid: dict[int, Child] = {}
+        self._zygote: asyncio.subprocess.Process | None = None
+        self._control: socket.socket | None = None
+        self._numbers = 0
+        self._stillborn = 0
+        self._pace = Pace()
+        self._returned: deque[Claimed] = deque()
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pauses: set[asyncio.TimerHandle] = set()
+        self._stopping = False
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        *,
+        spec: str,
+        worker: UUID,
+        dsn: str,
+        log: tuple[str, str],
+        concurrency: int,
+        async_concurrency: int,
+        finished: Callable[[list[Ended], list[str]], None],
+    ) -> AsyncIterator[Children]:
+        """Yield children ready for jobs; on leaving they are killed, and what they held is given back.
+
+        Raises AppNotFound when the app cannot be imported.
+        """
+        children = cls(
+            spec=spec,
+            worker=worker,
+            dsn=dsn,
+            log=log,
+            concurrency=concurrency,
+            async_concurrency=async_concurrency,
+            finished=finished,
+        )
+        try:
+            await children._start_zygote()
+            async with asyncio.TaskGroup() as group:
+                ticking = group.create_task(children._tick())
+                try:
+                    yield children
+                finally:
+                    ticking.cancel()
+        finally:
+            await children._kill_all()
+
+    # Capacity and dispatch -------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        """How many attempts the children hold."""
+        return sum(len(child.held) for child in self._children.values()) + len(self._returned)
+
+    def holds(self) -> set[tuple[int, int]]:
+        """Return (job id, epoch) of every attempt in the children's hands."""
+        attempts = {
+            (held.job.id, held.job.epoch)
+            for child in self._children.values()
+            for held in child.held.values()
+        }
+        attempts.update((job.id, job.epoch) for job in self._returned)
+        return attempts
+
+    def room(self) -> tuple[int, list[str]]:
+        """Return how many more jobs may be claimed now, and of which tasks."""
+        async_room = -sum(self.tasks[job.task].is_async for job in self._returned)
+        sync_room = -len(self._returned) - async_room
+        for child in self._children.values():
+            if not child.ready or child.killed or child.closing:
+                continue
+            if child.is_async:
+                async_room += self._async_concurrency - len(child.held)
+            else:
+                sync_room += self._sync_room(child)
+        tasks = [
+            name
+            for name, task in self.tasks.items()
+            if (async_room if task.is_async else sync_room) > 0
+        ]
+        rooms = [room for room in (sync_room, async_room) if room > 0]
+        return (min(rooms) if rooms else 0), tasks
+
+    def dispatch(self, jobs: Iterable[Claimed]) -> None:
+        """Hand claimed jobs to the children, in order; what finds no child waits here for one."""
+        self._returned.extend(jobs)
+        self._hand_out()
+
+    def release_unstarted(self) -> list[Ended]:
+        """Stop handing out; return what no child has, and start taking the rest back."""
+        self._stopping = True
+        released = [Ended(job.id, job.epoch, "released") for job in self._returned]
+        self._returned.clear()
+        for child in self._children.values():
+            self._take_back(child)
+        return released
+
+    def cancel(self, job_ids: Iterable[int]) -> None:
+        """Pass a wish to cancel on to whoever runs these jobs."""
+        wanted = set(job_ids)
+        for child in self._children.values():
+            mine = wanted & child.held.keys()
+            if not mine:
+                continue
+            if child.is_async:
+                self._send(child, wire.CANCEL, sorted(mine))
+            else:
+                running = child.slot.running()
+                for job_id in mine:
+                    if running is not None and child.held[job_id].place == running.place:
+                        child.slot.cancel(running.place)
+
+    def _sync_room(self, child: Child) -> int:
+        if child.taking is not None or self._stopping:
+            return 0
+        if not child.held:
+            return self._pace.batch(0.0)
+        running = child.slot.running()
+        if running is not None and running.seconds > STUCK:
+            return 0
+        return max(0, self._pace.batch(child.expected))
+
+    def _hand_out(self) -> None:
+        frames: dict[int, list[wire.Job]] = {}
+        # Fewest first, so that one job finds an idle child and many are spread.
+        sync = sorted(
+            (c for c in self._children.values() if not c.is_async and c.ready and not c.killed),
+            key=lambda c: c.expected,
+        )
+        waiting: deque[Claimed] = deque()
+        while self._returned:
+            job = self._returned.popleft()
+            info = self.tasks.get(job.task)
+            child = None
+            if info is not None and info.is_async:
+                able = [
+                    c
+                    for c in self._children.values()
+                    if c.is_async
+                    and c.ready
+                    and not c.killed
+                    and len(c.held) < self._async_concurrency
+                ]
+                child = min(able, key=lambda c: len(c.held), default=None)
+            elif sync:
+                child = self._sync_child_for(job, sync)
+            if child is None:
+                waiting.append(job)
+                continue
+            frames.setdefault(child.number, []).append(self._hold(child, job))
+        self._returned = waiting
+        for number, jobs in frames.items():
+            self._send(self._children[number], wire.JOBS, jobs)
+
+    def _sync_child_for(self, job: Claimed, able: list[Child]) -> Child | None:
+        cost = self._pace.of(job.task)
+        best = min(able, key=lambda c: c.expected if c.held else -1.0)
+        if best.taking is not None or best.closing:
+            return next((c for c in able if not c.held and c.taking is None), None)
+        if not best.held or self._pace.fits(best.expected, cost):
+            return best
+        return None
+
+    def _hold(self, child: Child, job: Claimed) -> wire.Job:
+        info = self.tasks.get(job.task)
+        policy = read_policy(job.policy) if job.policy else NO_POLICY
+        timeout = policy.timeout or (info.timeout if info is not None else None)
+        place = child.next_place
+        child.next_place += 1
+        cost = self._pace.of(job.task)
+        once = policy.on_crash == "fail"
+        child.held[job.id] = Held(job, place, timeout, once, cost, time.monotonic())
+        child.expected += cost
+        return wire.Job(
+            place,
+            job.id,
+            job.epoch,
+            job.attempt,
+            job.max_attempts,
+            job.task,
+            job.queue,
+            job.args,
+            job.kwargs,
+            job.policy,
+            job.headers,
+            job.tags,
+        )
+
+    # The pipes -------------------------------------------------------------------------------
+
+    def _send(self, child: Child, kind: str, body: object) -> None:
+        data = wire.pack(kind, body)
+        if not child.unsent:
+            try:
+                sent = child.connection.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return  # it died; its end of the pipe tells _received
+            if sent == len(data):
+                return
+            data = data[sent:]
+            asyncio.get_running_loop().add_writer(child.connection, self._flush, child)
+        child.unsent += data
+
+    def _flush(self, child: Child) -> None:
+        try:
+            sent = child.connection.send(child.unsent)
+        except BlockingIOError:
+            return
+        except OSError:
+            sent = len(child.unsent)
+        del child.unsent[:sent]
+        if not child.unsent:
+            asyncio.get_running_loop().remove_writer(child.connection)
+
+    def _receive(self, child: Child) -> None:
+        try:
+            data = child.connection.recv(1_048_576)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            # The process may live a moment longer; its end is told by the zygote.
+            asyncio.get_running_loop().remove_reader(child.connection)
+            return
+        for frame in child.frames.feed(data):
+            kind = wire.kind_of(frame)
+            if kind == wire.OUTCOMES:
+                self._collect(child, wire.decode_reports(frame)[1])
+            elif kind == wire.REFUSED:
+                places = set(wire.decode_places(frame)[1])
+                self._give_back(child, [h for h in child.held.values() if h.place in places])
+            else:
+                child.ready = True
+                self._stillborn = 0
+                self._hand_out()
+                self.changed.set()
+
+    def _collect(self, child: Child, reports: list[wire.Report]) -> None:
+        ended: list[Ended] = []
+        tasks: list[str] = []
+        for report in reports:
+            held = child.held.pop(report.id, None)
+            if held is None or held.job.epoch != report.epoch:
+                continue
+            child.expected -= held.cost
+            if not child.is_async:
+                self._pace.note(held.job.task, report.seconds)
+            tasks.append(held.job.task)
+            ended.append(_ended(report.id, report.epoch, report.outcome))
+        if not child.held:
+            child.expected = 0.0
+        if ended:
+            self._finished(ended, tasks)
+        if self._returned:
+            self._hand_out()
+        self.changed.set()
+
+    # Time limits, and jobs behind a long one ----------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            for child in list(self._children.values()):
+                if child.held and not child.killed:
+                    self._look_at(child)
+            if self._failure.done():
+                self._failure.result()
+
+    def _look_at(self, child: Child) -> None:
+        if child.is_async:
+            now = time.monotonic()
+            for held in child.held.values():
+                # The coroutine was cancelled at its limit; a loop that does not turn is killed.
+                if held.timeout is not None and now - held.sent_at > held.timeout + 0.5:
+                    child.culprits.add(held.job.id)
+            if child.culprits:
+                self._kill(child, "timeout")
+            return
+        running = child.slot.running()
+        if child.taking is not None:
+            self._conclude_taking(child)
+        elif running is not None and running.seconds > STUCK and len(child.held) > 1:
+            self._take_back(child)
+        if running is None:
+            return
+        current = next((h for h in child.held.values() if h.place == running.place), None)
+        if current is not None and current.timeout is not None and running.seconds > current.timeout:
+            child.culprits.add(current.job.id)
+            self._kill(child, "timeout")
+
+    def _take_back(self, child: Child) -> None:
+        if child.is_async or child.taking is not None:
+            return
+        first = child.slot.begun() + 1
+        if first >= child.next_place:
+            return
+        child.slot.take_back(first, child.next_place)
+        child.taking = (first, child.next_place, time.monotonic())
+
+    def _conclude_taking(self, child: Child) -> None:
+        assert child.taking is not None
+        first, end, asked_at = child.taking
+        if time.monotonic() - asked_at < TICK / 2:
+            return
+        # What has begun meanwhile stays; what has not can no longer begin, or will be refused.
+        begun = child.slot.begun()
+        child.taking = None
+        self._give_back(
+            child, [h for h in child.held.values() if max(first, begun + 1) <= h.place < end]
+        )
+
+    def _give_back(self, child: Child, taken: list[Held]) -> None:
+        for held in taken:
+            del child.held[held.job.id]
+            child.expected -= held.cost
+        if self._stopping:
+            self._finished(
+                [Ended(h.job.id, h.job.epoch, "released") for h in taken],
+                [h.job.task for h in taken],
+            )
+        else:
+            self._returned.extend(h.job for h in sorted(taken, key=lambda h: h.place))
+            self._hand_out()
+        self.changed.set()
+
+    # Life and death ----------------------------------------------------------------------------
+
+    async def _start_zygote(self) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._control = ours
+        with theirs:
+            self._zygote = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "pgtask.worker.zygote",
+                str(theirs.fileno()),
+                self._spec,
+                str(self._worker),
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                stdin=asyncio.subprocess.DEVNULL,
+                env={
+                    **os.environ,
+                    "PGTASK_DSN": self._dsn,
+                    "PGTASK_LOG_LEVEL": self._log[0],
+                    "PGTASK_LOG_FORMAT": self._log[1],
+                },
+            )
+        loop = asyncio.get_running_loop()
+        frames = wire.FrameBuffer()
+        try:
+            async with asyncio.timeout(START_LIMIT):
+                announcements: list[object] = []
+                while not announcements:
+                    data = await loop.sock_recv(ours, 1_048_576)
+                    if not data:
+                        raise AppNotFound(
+                            f"importing {self._spec!r} ended the process; run it alone to see why"
+                        )
+                    announcements = [decode_announcement(frame) for frame in frames.feed(data)]
+        except TimeoutError as error:
+            raise AppNotFound(
+                f"importing {self._spec!r} took over {START_LIMIT:g} s; does it connect somewhere?"
+            ) from error
+        loaded = announcements[0]
+        if isinstance(loaded, Broken):
+            broken = AppNotFound(loaded.message)
+            broken.add_note(loaded.traceback)
+            raise broken
+        assert isinstance(loaded, Loaded)
+        self.tasks = {task.name: task for task in loaded.tasks}
+        if loaded.threads:
+            log.warning(
+                "importing %s started threads (%s): children are spawned, not forked",
+                self._spec,
+                ", ".join(loaded.threads),
+            )
+        loop.add_reader(ours, self._hear, ours, frames)
+        if any(not task.is_async for task in loaded.tasks) or not loaded.tasks:
+            for _ in range(self._concurrency):
+                self._fork(is_async=False)
+        if any(task.is_async for task in loaded.tasks):
+            self._fork(is_async=True)
+
+    def _fork(self, *, is_async: bool) -> None:
+        assert self._control is not None
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        ours.setblocking(False)
+        self._numbers += 1
+        child = Child(self._numbers, is_async, ours, Slot.create())
+        self._children[child.number] = child
+        with theirs:
+            socket.send_fds(
+                self._control,
+                [FORK.pack(child.number, is_async)],
+                [theirs.fileno(), child.slot.descriptor],
+            )
+        asyncio.get_running_loop().add_reader(ours, self._receive, child)
+
+    def _hear(self, control: socket.socket, frames: wire.FrameBuffer) -> None:
+        try:
+            data = control.recv(65_536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            asyncio.get_running_loop().remove_reader(control)
+            if not self._failure.done():
+                self._failure.set_exception(StartFailed("the zygote process ended"))
+            return
+        for frame in frames.feed(data):
+            announcement = decode_announcement(frame)
+            if isinstance(announcement, Forked):
+                child = self._children.get(announcement.number)
+                if child is not None:
+                    child.pid = announcement.pid
+                    self._by_pid[announcement.pid] = child
+            elif isinstance(announcement, Died):
+                child = self._by_pid.pop(announcement.pid, None)
+                if child is not None:
+                    self._bury(child, announcement.status)
+
+    def _kill(self, child: Child, why: str) -> None:
+        child.killed = why
+        if child.pid is not None:
+            # Its process group: what the task started must not outlive it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+
+    def _bury(self, child: Child, status: int) -> None:
+        """A child is dead: what it had reported counts, the rest is judged."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            while data := child.connection.recv(1_048_576):
+                for frame in child.frames.feed(data):
+                    if wire.kind_of(frame) == wire.OUTCOMES:
+                        self._collect(child, wire.decode_reports(frame)[1])
+        running, begun = child.slot.running(), child.slot.begun()
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(child.connection)
+        loop.remove_writer(child.connection)
+        child.connection.close()
+        child.slot.close()
+        del self._children[child.number]
+        if child.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+
+        how = _how(status, killed=child.killed is not None)
+        ended: list[Ended] = []
+        tasks: list[str] = []
+        for held in child.held.values():
+            job = held.job
+            tasks.append(job.task)
+            if job.id in child.culprits:
+                message = f"timeout of {held.timeout:g} s passed; the child was killed"
+                ended.append(_died(job, "timeout", "HardTimeLimit", message))
+            elif child.killed is None and running is not None and running.place == held.place:
+                ended.append(_died(job, "crashed", "ChildCrashed", f"the child {how}"))
+                log.error("job %s (%s): the child %s", job.id, job.task, how)
+            elif held.at_most_once and (child.is_async or held.place <= begun):
+                message = f"the child {how} ({child.killed or 'beside another job'})"
+                ended.append(_died(job, "crashed", "ChildCrashed", message))
+            else:
+                ended.append(Ended(job.id, job.epoch, "released"))
+        child.held.clear()
+        if ended:
+            self._finished(ended, tasks)
+        if not child.ready and not self._stopping:
+            self._stillborn += 1
+        if self._stillborn >= MAX_STILLBORN and not self._failure.done():
+            self._failure.set_exception(
+                StartFailed(f"{self._stillborn} children in a row ended at start-up; the last {how}")
+            )
+        if not self._stopping and not self._failure.done():
+            pause = 0.0 if child.ready else min(0.1 * 2**self._stillborn, MAX_RESPAWN_PAUSE)
+            self._pauses.add(loop.call_later(pause, lambda: self._respawn(child.is_async)))
+        self.changed.set()
+
+    def _respawn(self, is_async: bool) -> None:  # noqa: FBT001 - a callback
+        if not self._stopping:
+            self._fork(is_async=is_async)
+
+    async def _kill_all(self) -> None:
+        self._stopping = True
+        for pause in self._pauses:
+            pause.cancel()
+        for child in list(self._children.values()):
+            self._kill(child, "shutdown")
+        ended = [Ended(job.id, job.epoch, "released") for job in self._returned]
+        if ended:
+            self._finished(ended, [job.task for job in self._returned])
+            self._returned.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5.0):
+                while self._children:
+                    self.changed.clear()
+                    await self.changed.wait()
+        if self._control is not None:
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._control.close()
+        if self._zygote is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2.0):
+                    await self._zygote.wait()
+            if self._zygote.returncode is None:
+                self._zygote.kill()
+                await self._zygote.wait()
+
+
+def _ended(job_id: int, epoch: int, outcome: Outcome) -> Ended:
+    match outcome:
+        case Succeeded(result=result):
+            return Ended(job_id, epoch, "succeeded", result)
+        case Failed(failure=failure, reason=reason):
+            return Ended(job_id, epoch, "failed", None, None, reason, *_texts(failure))
+        case Retried(failure=failure, delay=delay):
+            return Ended(job_id, epoch, "retried", None, delay, None, *_texts(failure))
+        case Snoozed(seconds=seconds):
+            return Ended(job_id, epoch, "snoozed", None, seconds)
+        case Cancelled():
+            return Ended(job_id, epoch, "cancelled")
+        case Committed():
+            return Ended(job_id, epoch, "committed")
+
+
+def _texts(failure: object) -> tuple[str | None, str | None, str | None]:
+    if failure is None:
+        return None, None, None
+    return failure.type, failure.message, failure.traceback  # type: ignore[attr-defined]
+
+
+def _died(job: Claimed, verdict: str, kind: str, message: str) -> Ended:
+    return Ended(job.id, job.epoch, verdict, None, None, None, kind, message, None)
+
+
+def _how(status: int, *, killed: bool) -> str:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        name = signal.Signals(number).name
+        if number == signal.SIGKILL and not killed:
+            return f"was killed by {name} (out of memory?)"
+        return f"was killed by {name}"
+    return f"exited with status {os.waitstatus_to_exitcode(status)}"

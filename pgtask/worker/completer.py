@@ -1,0 +1,173 @@
+"""Completer: outcomes, gathered and finished in batches, sent again until the database has answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import psycopg
+
+from pgtask.broker import attempts
+from pgtask.broker.attempts import Ended
+from pgtask.broker.link import Link, pause_after
+from pgtask.errors import Refused, Unavailable
+
+log = logging.getLogger("pgtask.worker")
+
+MOST = 500  # outcomes in one statement
+LINGER = 0.008  # s a few outcomes wait for company while many jobs are in flight
+BUSY = 64  # jobs in flight from which on there is company to wait for
+BUSY_PAUSE = 0.05  # s before an outcome whose row was locked is sent again
+LAST_FLUSH = 10.0  # s for what is left when the worker ends
+
+_TALLY = {
+    "timeout": "timed out",
+    "committed": "succeeded",
+}
+
+
+class Completer:
+    """Holds outcomes until they are recorded. Capacity is free before; the lease is held until then."""
+
+    def __init__(self, link: Link, worker: UUID) -> None:
+        self._link = link
+        self._worker = worker
+        self._waiting: deque[Ended] = deque()
+        self._sending: list[Ended] = []
+        self._arrived = asyncio.Event()
+        self.tally: Counter[tuple[str, str]] = Counter()
+        self.in_doubt = False  # an answer was lost: reconcile before the next claim
+        self.retry_in: float | None = None  # the shortest delay of what was sent back, for the pulse
+        self.in_flight: Callable[[], int] = int
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, link: Link, worker: UUID) -> AsyncIterator[Completer]:
+        """Yield a completer; on leaving it is flushed, within a bounded time."""
+        completer = cls(link, worker)
+        sending = asyncio.create_task(completer._run())
+        try:
+            yield completer
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            await completer._flush()
+
+    def add(self, ended: Sequence[Ended], tasks: Sequence[str]) -> None:
+        """Take outcomes over; `tasks` names the task of each, for the tally and the log."""
+        for outcome, task in zip(ended, tasks, strict=True):
+            verdict = outcome.verdict
+            self.tally[task, _TALLY.get(verdict, verdict)] += 1
+            if verdict == "failed":
+                log.error(
+                    "job %d (%s) failed: %s: %s", outcome.id, task, outcome.type, outcome.message
+                )
+            elif verdict == "retried":
+                log.warning(
+                    "job %d (%s) will be retried in %.1f s: %s: %s",
+                    outcome.id,
+                    task,
+                    outcome.delay or 0.0,
+                    outcome.type,
+                    outcome.message,
+                )
+            if verdict != "committed":
+                self._waiting.append(outcome)
+        self._arrived.set()
+
+    def holds(self) -> set[tuple[int, int]]:
+        """Return (job id, epoch) of every outcome that is not recorded yet."""
+        return {(outcome.id, outcome.epoch) for outcome in (*self._waiting, *self._sending)}
+
+    @property
+    def backlog(self) -> int:
+        """How many outcomes are not recorded yet."""
+        return len(self._waiting) + len(self._sending)
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            if not self._waiting and not self._sending:
+                self._arrived.clear()
+                await self._arrived.wait()
+            if len(self._waiting) < MOST and self.in_flight() >= BUSY:
+                await asyncio.sleep(LINGER)
+            try:
+                await self._send()
+                failures = 0
+            except Unavailable as error:
+                # Repeating is harmless: while this worker's row lives nobody else moves its rows.
+                self.in_doubt = True
+                log.warning("outcomes of %d jobs wait for the database: %s", self.backlog, error)
+                await asyncio.sleep(pause_after(failures))
+                failures += 1
+
+    async def _flush(self) -> None:
+        try:
+            async with asyncio.timeout(LAST_FLUSH):
+                while self._waiting or self._sending:
+                    await self._send()
+        except (TimeoutError, Unavailable) as error:
+            log.error("%d outcomes are lost, their jobs will run again: %s", self.backlog, error)
+
+    async def _send(self) -> None:
+        while self._waiting and len(self._sending) < MOST:
+            self._sending.append(self._waiting.popleft())
+        try:
+            answers = await self._link.run(attempts.finish(self._worker, self._sending), deadline=10.0)
+        except (Refused, Unavailable):
+            raise
+        except psycopg.Error as error:
+            await self._send_one_by_one(error)
+            return
+        sent, self._sending = self._sending, []
+        self._after(sent, answers)
+        if any(answer == "busy" for _, answer in answers):
+            await asyncio.sleep(BUSY_PAUSE)
+
+    async def _send_one_by_one(self, error: psycopg.Error) -> None:
+        """One outcome that PostgreSQL refuses must not hold up the others."""
+        log.error("a batch of %d outcomes was refused: %s", len(self._sending), error)
+        while self._sending:
+            outcome = self._sending[0]
+            try:
+                answers = await self._link.run(attempts.finish(self._worker, [outcome]))
+            except (Refused, Unavailable):
+                raise
+            except psycopg.Error as reason:
+                text = str(reason).splitlines()[0]
+                self._sending[0] = Ended(
+                    outcome.id,
+                    outcome.epoch,
+                    "failed",
+                    reason="error",
+                    type="OutcomeRefused",
+                    message=f"the outcome ({outcome.verdict}) could not be stored: {text}",
+                )
+                if outcome.type == "OutcomeRefused":
+                    raise  # not about the data
+                continue
+            self._sending.pop(0)
+            self._after([outcome], answers)
+
+    def _after(self, sent: Sequence[Ended], answers: Sequence[tuple[int, str]]) -> None:
+        missed = dict(answers)
+        for outcome in sent:
+            answer = missed.get(outcome.id)
+            if answer == "busy":
+                self._waiting.append(outcome)
+            elif answer == "stale":
+                self.tally["-", "stale"] += 1
+                log.warning(
+                    "job %d: the outcome (%s) of attempt epoch %d came too late and was dropped",
+                    outcome.id,
+                    outcome.verdict,
+                    outcome.epoch,
+                )
+            elif outcome.delay is not None:
+                known = self.retry_in
+                self.retry_in = outcome.delay if known is None else min(known, outcome.delay)

@@ -1,0 +1,266 @@
+"""Runner: call one task once; whatever happens becomes an Outcome."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import msgspec
+
+from pgtask.codec import encode_result
+from pgtask.current import JobContext, running
+from pgtask.errors import Reject, Retry, Snooze, SoftTimeLimitExceeded
+from pgtask.job import Attempt
+from pgtask.outcome import (
+    Cancelled,
+    Committed,
+    Failed,
+    Failure,
+    Outcome,
+    Retried,
+    Snoozed,
+    Succeeded,
+)
+
+if TYPE_CHECKING:
+    from pgtask.app import App
+    from pgtask.broker.transaction import AsyncTaskConnections, TaskConnection
+    from pgtask.task import Task
+    from pgtask.worker.wire import Job
+
+
+class Policy(msgspec.Struct):
+    """What the row says about its attempts; where it is silent, the task decides."""
+
+    backoff: str | list[float] | None = None
+    jitter: float | None = None
+    timeout: float | None = None
+    soft_timeout: float | None = None
+    on_crash: str | None = None
+    result_ttl: float | None = None
+
+
+read_policy = msgspec.json.Decoder(Policy).decode
+NO_POLICY = Policy()
+
+
+class Runner:
+    """Knows the app's tasks and runs their jobs, one call a job. Lives in a child process."""
+
+    def __init__(self, app: App, worker: UUID, dsn: str) -> None:
+        self._app = app
+        self._tasks: Mapping[str, Task[..., Any]] = app.tasks
+        self._worker = worker
+        self._dsn = dsn
+        self._connection: TaskConnection | None = None
+        self._connections: AsyncTaskConnections | None = None
+        self._soft_armed = False
+
+    def run(self, job: Job, is_cancelled: Callable[[], bool]) -> Outcome:
+        """Run a sync task here and now, in the main thread."""
+        task = self._tasks[job.task]
+        policy = read_policy(job.policy) if job.policy else NO_POLICY
+        try:
+            args, kwargs = task.codec.decode(job.args, job.kwargs)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with them, it will be next time
+            return Failed(Failure.of(error))
+        soft = policy.soft_timeout or task.defaults.soft_timeout
+        try:
+            if task.transaction:
+                return self._run_in_transaction(task, job, is_cancelled, soft, args, kwargs)
+            context = self._context(job, is_cancelled)
+            if soft is None:
+                with running(context):
+                    result = task.run(context, args, kwargs)
+            else:
+                with running(context), self._soft_limit(soft):
+                    result = task.run(context, args, kwargs)
+        except BaseException as error:  # noqa: BLE001 - user code: whatever it raises is an outcome
+            return self._judge(error, job, task, policy)
+        return _succeeded(result)
+
+    async def run_async(self, job: Job, is_cancelled: Callable[[], bool]) -> Outcome:
+        """Run an async task on the running loop."""
+        import asyncio
+
+        task = self._tasks[job.task]
+        policy = read_policy(job.policy) if job.policy else NO_POLICY
+        try:
+            args, kwargs = task.codec.decode(job.args, job.kwargs)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with them, it will be next time
+            return Failed(Failure.of(error))
+        soft = policy.soft_timeout or task.defaults.soft_timeout
+        hard = policy.timeout or task.defaults.timeout
+        try:
+            if task.transaction:
+                return await self._run_in_async_transaction(
+                    task, job, is_cancelled, (soft, hard), args, kwargs
+                )
+            context = self._context(job, is_cancelled)
+            with running(context):
+                result = await _limited(task.run(context, args, kwargs), soft, hard)
+        except _HardLimit as error:
+            failure = Failure.of(error)
+            if job.attempt < job.max_attempts:
+                return Retried(failure, self._delay(job, task, policy))
+            return Failed(failure, "timeout")
+        except asyncio.CancelledError as error:
+            return Cancelled() if is_cancelled() else self._judge(error, job, task, policy)
+        except BaseException as error:  # noqa: BLE001 - user code: whatever it raises is an outcome
+            return self._judge(error, job, task, policy)
+        return _succeeded(result)
+
+    def _run_in_transaction(
+        self,
+        task: Task[..., Any],
+        job: Job,
+        is_cancelled: Callable[[], bool],
+        soft: float | None,
+        args: Any,
+        kwargs: Any,
+    ) -> Outcome:
+        from pgtask.broker.transaction import TaskConnection, commit_job
+
+        if self._connection is None:
+            self._connection = TaskConnection(self._dsn)
+        with self._connection.transaction() as connection:
+            context = self._context(job, is_cancelled, connection)
+            with running(context), self._app.using(connection), self._soft_limit(soft):
+                result = task.run(context, args, kwargs)
+            # The last statement: another attempt owns the job ⇒ it raises, and all is rolled back.
+            commit_job(connection, self._attempt(job), _encoded(result))
+        return Committed()
+
+    async def _run_in_async_transaction(
+        self,
+        task: Task[..., Any],
+        job: Job,
+        is_cancelled: Callable[[], bool],
+        limits: tuple[float | None, float | None],
+        args: Any,
+        kwargs: Any,
+    ) -> Outcome:
+        from pgtask.broker.transaction import AsyncTaskConnections, acommit_job
+
+        if self._connections is None:
+            self._connections = AsyncTaskConnections(self._dsn)
+        async with self._connections.transaction() as connection:
+            context = self._context(job, is_cancelled, connection)
+            with running(context), self._app.using(connection):
+                result = await _limited(task.run(context, args, kwargs), *limits)
+            await acommit_job(connection, self._attempt(job), _encoded(result))
+        return Committed()
+
+    def _judge(
+        self, error: BaseException, job: Job, task: Task[..., Any], policy: Policy
+    ) -> Outcome:
+        if isinstance(error, Snooze):
+            return Snoozed(error.seconds)
+        failure = Failure.of(error)
+        if isinstance(error, (Reject, _Unstorable)):
+            return Failed(failure)
+        if isinstance(error, Retry):
+            if job.attempt < job.max_attempts:
+                own = error.delay
+                return Retried(failure, self._delay(job, task, policy) if own is None else own)
+            cause = error.__cause__ or error.__context__
+            return Failed(failure if cause is None else Failure.of(cause))
+        # sys.exit() and KeyboardInterrupt inside a task are failures of the task, not of the child.
+        known = error if isinstance(error, Exception) else RuntimeError(str(error))
+        if task.retry_policy().should_retry(known, job.attempt, job.max_attempts):
+            return Retried(failure, self._delay(job, task, policy))
+        return Failed(failure)
+
+    def _delay(self, job: Job, task: Task[..., Any], policy: Policy) -> float:
+        said = {
+            name: value
+            for name, value in (("backoff", policy.backoff), ("jitter", policy.jitter))
+            if value is not None
+        }
+        return task.retry_policy(said).delay(job.attempt, random.random)
+
+    def _context(
+        self, job: Job, is_cancelled: Callable[[], bool], connection: object | None = None
+    ) -> JobContext:
+        return JobContext(
+            id=job.id,
+            task=job.task,
+            queue=job.queue,
+            attempt=job.attempt,
+            max_attempts=job.max_attempts,
+            epoch=job.epoch,
+            headers=msgspec.json.decode(job.headers) if job.headers else {},
+            tags=tuple(job.tags or ()),
+            cancelled_hook=is_cancelled,
+            connection_hook=None if connection is None else lambda: connection,
+        )
+
+    def _attempt(self, job: Job) -> Attempt:
+        return Attempt(job.id, job.epoch, self._worker)
+
+    @contextmanager
+    def _soft_limit(self, seconds: float | None) -> Iterator[None]:
+        if seconds is None:
+            yield
+            return
+
+        def interrupt(number: int, frame: object) -> None:
+            # The alarm may ring between the task's return and the disarming below.
+            if self._soft_armed:
+                raise SoftTimeLimitExceeded(f"soft_timeout of {seconds:g} s passed")
+
+        previous = signal.signal(signal.SIGALRM, interrupt)
+        self._soft_armed = True
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            self._soft_armed = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+
+
+class _HardLimit(Exception):
+    """The coroutine was cancelled because its timeout passed."""
+
+
+class _Unstorable(Exception):
+    """What the task returned cannot be stored; a retry would return the same."""
+
+
+def _succeeded(result: object) -> Outcome:
+    if result is None:
+        return Succeeded()
+    try:
+        return Succeeded(encode_result(result))
+    except Exception as error:  # noqa: BLE001 - user objects may raise anything when encoded
+        return Failed(Failure.of(error))
+
+
+def _encoded(result: object) -> str | None:
+    try:
+        return None if result is None else encode_result(result)
+    except Exception as error:  # noqa: BLE001 - as above; here it must also roll back
+        raise _Unstorable(str(error)) from error
+
+
+async def _limited(call: Awaitable[Any], soft: float | None, hard: float | None) -> Any:
+    import asyncio
+
+    limit = soft if soft is not None else hard
+    if limit is None:
+        return await call
+    scope = asyncio.timeout(limit)
+    try:
+        async with scope:
+            return await call
+    except TimeoutError as error:
+        if not scope.expired():
+            raise
+        if soft is not None:
+            raise SoftTimeLimitExceeded(f"soft_timeout of {limit:g} s passed") from error
+        raise _HardLimit(f"timeout of {limit:g} s passed") from error

@@ -1,0 +1,225 @@
+"""Zygote: the process that has the user's modules imported, no threads and no connections, and forks children.
+
+Nothing that ever opened a connection or a thread forks: libpq sockets and locks do not survive it.
+Started by the supervisor as `python -m pgtask.worker.zygote FD APP WORKER`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from pgtask.worker import child, logs
+from pgtask.worker.runner import Runner
+from pgtask.worker.slot import Slot
+
+_PR_SET_PDEATHSIG = 1
+
+
+class TaskInfo(msgspec.Struct, array_like=True):
+    """What the supervisor must know of a task it never imports."""
+
+    name: str
+    is_async: bool
+    timeout: float | None
+
+
+class Loaded(msgspec.Struct, array_like=True, tag="loaded"):
+    """The app is imported; `threads` are those its import started, which forbid forking."""
+
+    tasks: list[TaskInfo]
+    threads: list[str]
+
+
+class Broken(msgspec.Struct, array_like=True, tag="broken"):
+    """The app could not be imported."""
+
+    message: str
+    traceback: str
+
+
+class Forked(msgspec.Struct, array_like=True, tag="forked"):
+    """Child `number` is process `pid`."""
+
+    number: int
+    pid: int
+
+
+class Died(msgspec.Struct, array_like=True, tag="died"):
+    """A child ended; `status` as from waitpid."""
+
+    pid: int
+    status: int
+
+
+Announcement = Loaded | Broken | Forked | Died
+
+
+class Fork(NamedTuple):
+    """A request: fork a child for sync or async tasks. Its socket and slot come along as descriptors."""
+
+    number: int
+    is_async: bool
+
+
+# Of fixed size: on a stream, descriptors arrive with the first byte they were sent with.
+FORK = struct.Struct("<i?")
+decode_announcement = msgspec.msgpack.Decoder(Announcement).decode
+
+
+def main(arguments: list[str]) -> int:
+    """Load the app, announce its tasks, then fork on request until the supervisor is gone."""
+    control = socket.socket(fileno=int(arguments[0]))
+    spec, worker, dsn = arguments[1], UUID(arguments[2]), os.environ["PGTASK_DSN"]
+    die_with_parent(signal.SIGTERM)
+    try:
+        app = _load(spec)
+        tasks = [
+            TaskInfo(name, task.is_async, task.defaults.timeout) for name, task in app.tasks.items()
+        ]
+    except BaseException as error:  # noqa: BLE001 - a child's main: user modules may raise anything
+        _announce(control, Broken(f"{type(error).__name__}: {error}", traceback.format_exc()))
+        return 3
+    threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+    _announce(control, Loaded(tasks, threads))
+    runner = Runner(app, worker, dsn)
+    # What is alive now is shared with every child; a collection there would copy the pages.
+    gc.collect()
+    gc.freeze()
+    _serve(control, runner, arguments, spawn=bool(threads))
+    return 0
+
+
+def _serve(control: socket.socket, runner: Runner, arguments: list[str], *, spawn: bool) -> None:
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    os.set_blocking(woken, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        readable, _, _ = select.select([control.fileno(), woken], [], [])
+        if woken in readable:
+            os.read(woken, 4096)
+            _reap(control)
+        if control.fileno() in readable:
+            data, descriptors, _, _ = socket.recv_fds(control, FORK.size, 2)
+            if len(data) < FORK.size:
+                return
+            request = Fork._make(FORK.unpack(data))
+            if spawn:
+                pid = _spawn(request, descriptors, arguments)
+            else:
+                pid = os.fork()
+                if pid == 0:
+                    signal.set_wakeup_fd(-1)
+                    for descriptor in (woken, wake):
+                        os.close(descriptor)
+                    control.close()
+                    run_child(runner, request, *descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            _announce(control, Forked(request.number, pid))
+
+
+def run_child(runner: Runner, request: Fork, socket_descriptor: int, slot_descriptor: int) -> None:
+    """Be a child until the pipe closes; never returns."""
+    status = 1
+    try:
+        child.reset_process()
+        die_with_parent(signal.SIGKILL)
+        connection = socket.socket(fileno=socket_descriptor)
+        serve = child.serve_async if request.is_async else child.serve
+        serve(runner, connection, Slot(slot_descriptor))
+        status = 0
+    except (BrokenPipeError, ConnectionResetError):
+        status = 0  # the supervisor is gone, and with it the reason to be
+    except BaseException:  # noqa: BLE001 - a child's main: say why it ends, then end
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _spawn(request: Fork, descriptors: list[int], arguments: list[str]) -> int:
+    # Threads are alive: a forked child could inherit a lock that nobody will ever release.
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "pgtask.worker.zygote",
+            "--child",
+            *arguments[1:3],
+            "async" if request.is_async else "sync",
+            *map(str, descriptors),
+        ],
+        pass_fds=descriptors,
+    )
+    # _reap() waits for every child process; Popen must not.
+    process.returncode = 0
+    return process.pid
+
+
+def _reap(control: socket.socket) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        _announce(control, Died(pid, status))
+
+
+def _announce(control: socket.socket, announcement: Announcement) -> None:
+    payload = msgspec.msgpack.encode(announcement)
+    control.sendall(len(payload).to_bytes(4, "little") + payload)
+
+
+def _load(spec: str) -> Any:
+    from pgtask.discover import load_app
+
+    app = load_app(spec, Path.cwd())
+    app.load()
+    # After the import: an application that sets up logging itself has its way.
+    shape: Any = os.environ["PGTASK_LOG_FORMAT"]
+    logs.configure(os.environ["PGTASK_LOG_LEVEL"], shape)
+    return app
+
+
+def die_with_parent(number: signal.Signals) -> None:
+    """Ask the kernel (Linux) for this signal when the parent dies; elsewhere the pipe's end must do."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        if os.getppid() != parent:  # it died in between
+            os._exit(1)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--child":
+        _spec, _worker, _kind, _socket, _slot = sys.argv[2:]
+        run_child(
+            Runner(_load(_spec), UUID(_worker), os.environ["PGTASK_DSN"]),
+            Fork(0, _kind == "async"),
+            int(_socket),
+            int(_slot),
+        )
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,101 @@
+-- Insert jobs of one task with shared options, in the caller's transaction. One row per element of
+-- p_args comes back, in that order. Everything that makes a job goes through here.
+create or replace function pgtask._enqueue(
+  p_task text, p_args json[], p_kwargs json[], p_queue text, p_priority integer,
+  p_delay double precision, p_run_at timestamptz,
+  p_keys text[], p_on_conflict text, p_serials text[],
+  p_max_attempts integer, p_max_crashes integer,
+  p_expires_in double precision, p_expires_at timestamptz,
+  p_keep text, p_policy json, p_headers json, p_tags text[]
+) returns table (id bigint, created boolean)
+language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_now      timestamptz := clock_timestamp();
+  v_run_at   timestamptz := coalesce(p_run_at, v_now + p_delay * interval '1 second');
+  v_expires  timestamptz := coalesce(p_expires_at, v_now + p_expires_in * interval '1 second');
+  v_queue    text := coalesce(p_queue, 'default');
+  v_now_due  boolean := v_run_at is null or v_run_at <= v_now;
+  v_template pgtask._job;
+  v_ids      bigint[];
+  v_created  boolean[];
+  v_job      record;
+  v_id       bigint;
+  v_made     boolean;
+begin
+  perform pgtask._check_call(p_task, v_queue, p_priority, p_on_conflict, p_max_attempts, p_max_crashes, p_keep);
+
+  if p_keys is null then
+    return query
+    with new as materialized (
+      select nextval('pgtask.seq') as id, c.args, c.kwargs, c.serial, c.place,
+             coalesce(pg_column_size(c.args), 0) + coalesce(pg_column_size(c.kwargs), 0) > 2000 as large
+      from unnest(p_args, p_kwargs, p_serials) with ordinality as c (args, kwargs, serial, place)
+    ),
+    stored as (
+      insert into pgtask.payload (job, args, kwargs)
+      select n.id, n.args, n.kwargs from new n where n.large
+    ),
+    first as (
+      insert into pgtask.ready (id, seq, created_at, priority, max_attempts, max_crashes, keep, task, queue,
+                                args, kwargs, serial, policy, headers, tags, expires_at)
+      select n.id, n.id, v_now, coalesce(p_priority, 0), coalesce(p_max_attempts, 3), coalesce(p_max_crashes, 3),
+             coalesce(left(p_keep, 1), 'a')::"char", p_task, v_queue,
+             case when not n.large then coalesce(n.args, '[]') end, case when not n.large then n.kwargs end,
+             n.serial, p_policy, p_headers, p_tags, v_expires
+      from new n where v_now_due
+    ),
+    later as (
+      insert into pgtask.waiting (id, run_at, created_at, priority, max_attempts, max_crashes, keep, task, queue,
+                                  args, kwargs, serial, policy, headers, tags, expires_at)
+      select n.id, v_run_at, v_now, coalesce(p_priority, 0), coalesce(p_max_attempts, 3), coalesce(p_max_crashes, 3),
+             coalesce(left(p_keep, 1), 'a')::"char", p_task, v_queue,
+             case when not n.large then coalesce(n.args, '[]') end, case when not n.large then n.kwargs end,
+             n.serial, p_policy, p_headers, p_tags, v_expires
+      from new n where not v_now_due
+    )
+    select n.id, true from new n order by n.place;
+  else
+    -- By key order, so that two producers with the same keys never cross.
+    for v_job in
+      select c.args, c.kwargs, c.key, c.serial, c.place
+      from unnest(p_args, p_kwargs, p_keys, p_serials) with ordinality as c (args, kwargs, key, serial, place)
+      order by c.key, c.place
+    loop
+      v_template := null;
+      v_template.id := nextval('pgtask.seq');
+      v_template.created_at := v_now;
+      v_template.epoch := 0;
+      v_template.priority := coalesce(p_priority, 0);
+      v_template.attempt := 0;
+      v_template.max_attempts := coalesce(p_max_attempts, 3);
+      v_template.crashes := 0;
+      v_template.max_crashes := coalesce(p_max_crashes, 3);
+      v_template.keep := coalesce(left(p_keep, 1), 'a');
+      v_template.task := p_task;
+      v_template.queue := v_queue;
+      v_template.args := coalesce(v_job.args, '[]');
+      v_template.kwargs := v_job.kwargs;
+      v_template.key := v_job.key;
+      v_template.serial := v_job.serial;
+      v_template.policy := p_policy;
+      v_template.headers := p_headers;
+      v_template.tags := p_tags;
+      v_template.expires_at := v_expires;
+      select e.id, e.created into v_id, v_made
+      from pgtask._enqueue_keyed(v_template, v_run_at, coalesce(p_on_conflict, 'replace')) e;
+      v_ids[v_job.place] := v_id;
+      v_created[v_job.place] := v_made;
+    end loop;
+    return query select u.id, u.created from unnest(v_ids, v_created) with ordinality as u (id, created, place)
+                 order by u.place;
+  end if;
+
+  if v_now_due then
+    perform pgtask._wake(v_queue);
+  end if;
+end $$;
+comment on function pgtask._enqueue(text, json[], json[], text, integer, double precision, timestamptz,
+  text[], text, text[], integer, integer, double precision, timestamptz, text, json, json, text[]) is
+  'Insert jobs of one task that share their options; the engine under every client.';

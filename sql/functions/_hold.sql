@@ -1,0 +1,50 @@
+-- Among rows of ready that a claim has locked: end the expired, give serial jobs their slot, and
+-- park those whose slot is taken. What is left in ready afterwards may be claimed.
+create or replace function pgtask._hold(p_rows tid[]) returns void
+language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
+as $$
+declare
+  v_ended bigint[];
+  v_tasks text[];
+begin
+  with gone as (
+    delete from pgtask.ready r where r.ctid = any(p_rows) and r.expires_at <= clock_timestamp() returning r.*
+  ),
+  kept as (
+    insert into pgtask.done (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task, queue,
+                             args, kwargs, key, serial, policy, headers, tags, expires_at, state, reason, purge_at)
+    select g.id, g.created_at, g.epoch, g.priority, g.attempt, g.max_attempts, g.crashes, g.max_crashes, g.keep, g.task, g.queue,
+           g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.expires_at, 'cancelled', 'expired',
+           clock_timestamp() + (g.policy ->> 'result_ttl')::double precision * interval '1 second'
+    from gone g where g.keep <> 'n'
+  )
+  select array_agg(g.id), array_agg(g.task) into v_ended, v_tasks from gone g;
+  if v_ended is not null then
+    perform pgtask._count(v_tasks, array_fill('expired'::text, array[cardinality(v_tasks)]),
+                          array_fill(1::bigint, array[cardinality(v_tasks)]));
+    perform pgtask._forget(v_ended);
+  end if;
+
+  -- First in its lane asks first; by key order, so that two claims never cross.
+  insert into pgtask.slot (key, n, job)
+  select c.serial, 1, c.id
+  from (select distinct on (r.serial) r.serial, r.id from pgtask.ready r
+        where r.ctid = any(p_rows) and r.serial is not null
+        order by r.serial, r.priority desc, r.seq) c
+  order by c.serial
+  on conflict (key, n) do nothing;
+
+  with gone as (
+    delete from pgtask.ready r
+    where r.ctid = any(p_rows) and r.serial is not null
+      and not exists (select from pgtask.slot s where s.key = r.serial and s.job = r.id)
+    returning r.*
+  )
+  insert into pgtask.waiting (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task, queue,
+                              args, kwargs, key, serial, policy, headers, tags, expires_at, park)
+  select g.id, g.created_at, g.epoch, g.priority, g.attempt, g.max_attempts, g.crashes, g.max_crashes, g.keep, g.task, g.queue,
+         g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.expires_at, g.serial
+  from gone g;
+end $$;
+comment on function pgtask._hold(tid[]) is
+  'End expired candidates of a claim, take serial slots, and park the jobs whose slot is taken.';

@@ -1,0 +1,89 @@
+-- Take up to p_n ready jobs for a worker: priority first, then first in, queue by queue in the order
+-- given. Finding nothing raises the idle flag and looks once more, so that an empty answer means:
+-- whoever enqueues from now on will notify.
+create or replace function pgtask.claim(
+  p_worker uuid, p_n integer, p_queues text[], p_tasks text[]
+) returns table (
+  id bigint, epoch integer, attempt smallint, max_attempts smallint, task text, queue text,
+  args text, kwargs text, policy text, headers text, tags text[], serial boolean
+)
+language plpgsql security definer
+set search_path = pg_catalog, pgtask, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+  v_queue   text;
+  v_found   tid[];
+  v_special boolean;
+  v_all     tid[] := '{}';
+  v_any     boolean := false;
+  v_until   bigint;
+begin
+  perform 1 from pgtask.worker w where w.id = p_worker and w.alive;
+  if not found then
+    raise exception 'worker % is not alive', p_worker using errcode = 'TQ001';
+  end if;
+  if p_n is null or p_n < 1 then
+    raise exception 'n is at least 1, got %', p_n using errcode = 'TQ002';
+  end if;
+
+  for look in 1..2 loop
+    foreach v_queue in array p_queues loop
+      continue when exists (select from pgtask.queue q where q.name = v_queue and q.paused);
+      select array_agg(c.place),
+             bool_or(c.serial is not null or c.expires_at is not null or c.policy is not null and c.policy ->> 'on_crash' = 'fail')
+      into v_found, v_special
+      from (select r.ctid as place, r.serial, r.expires_at, r.policy from pgtask.ready r
+            where r.queue = v_queue and r.task = any(p_tasks)
+            order by r.priority desc, r.seq
+            limit p_n - cardinality(v_all) for update skip locked) c;
+      if v_found is not null then
+        v_all := v_all || v_found;
+        v_any := v_any or v_special;
+        exit when cardinality(v_all) >= p_n;
+      end if;
+    end loop;
+    exit when cardinality(v_all) > 0;
+    -- Idle: raise the flag for 1.2 s, at most about twice a second, before the last look.
+    v_until := extract(epoch from clock_timestamp()) * 1000;
+    exit when look = 2;
+    if coalesce(pg_sequence_last_value('pgtask.idle_until'::regclass), 0) < v_until + 700 then
+      perform set_config('synchronous_commit', 'off', true);
+      perform setval('pgtask.idle_until', v_until + 1700);
+    end if;
+  end loop;
+  if cardinality(v_all) = 0 then
+    return;
+  end if;
+
+  if v_any then
+    perform pgtask._hold(v_all);
+  else
+    -- A claim lost in a server crash only runs the job again, which the contract allows; not so for
+    -- serial and on_crash = fail jobs, whose claims are durable.
+    perform set_config('synchronous_commit', 'off', true);
+  end if;
+
+  return query
+  with gone as (
+    delete from pgtask.ready r where r.ctid = any(v_all) returning r.*
+  ),
+  held as (
+    insert into pgtask.running (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep,
+                                task, queue, args, kwargs, key, serial, policy, headers, tags, expires_at, worker)
+    select g.id, g.created_at, g.epoch + 1, g.priority, g.attempt + 1, g.max_attempts, g.crashes, g.max_crashes, g.keep,
+           g.task, g.queue, g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.expires_at, p_worker
+    from gone g
+  )
+  select g.id, g.epoch + 1, (g.attempt + 1)::smallint, g.max_attempts, g.task, g.queue,
+         coalesce(g.args::text, (select p.args::text from pgtask.payload p where p.job = g.id)),
+         case when g.args is not null then g.kwargs::text
+              else (select p.kwargs::text from pgtask.payload p where p.job = g.id) end,
+         g.policy::text, g.headers::text, g.tags, g.serial is not null
+  from gone g
+  order by g.priority desc, g.seq;
+end $$;
+comment on function pgtask.claim(uuid, integer, text[], text[]) is
+  'Move up to n ready jobs of these queues and tasks to running for a live worker and return them.';

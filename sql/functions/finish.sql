@@ -1,0 +1,87 @@
+-- Record how attempts ended. Each is guarded by (id, epoch, worker): a stale one matches no row.
+-- Waits for nobody: a row that somebody else has locked is answered busy and sent again.
+--
+-- Verdicts: succeeded (result), failed (error), retried (error, delay), snoozed (delay),
+-- released (given back, not counted), cancelled; and, decided here because no Python may be left to
+-- decide: crashed, timeout, lost. NULL p_verdicts means all succeeded.
+-- Comes back: one row per attempt that was NOT recorded, answer busy or stale.
+create or replace function pgtask.finish(
+  p_worker uuid, p_ids bigint[], p_epochs integer[], p_results text[], p_verdicts text[] default null,
+  p_delays double precision[] default null, p_reasons text[] default null,
+  p_types text[] default null, p_messages text[] default null, p_tracebacks text[] default null
+) returns table (id bigint, answer text)
+language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_mine   tid[];
+  v_ids    bigint[];
+  v_keyed  boolean;
+  v_serial boolean;
+  v_beside boolean;
+  v_ended  bigint[];
+  v_keys   text[];
+begin
+  select array_agg(m.place), array_agg(m.id), bool_or(m.key is not null), bool_or(m.serial is not null)
+  into v_mine, v_ids, v_keyed, v_serial
+  from (select r.ctid as place, r.id, r.key, r.serial
+        from pgtask.running r join unnest(p_ids, p_epochs) as o (id, epoch) on r.id = o.id and r.epoch = o.epoch
+        where r.worker = p_worker order by r.id for update of r skip locked) m;
+
+  if v_mine is not null and p_verdicts is null then
+    with gone as (
+      delete from pgtask.running r using unnest(p_ids, p_results) as o (id, result)
+      where r.ctid = any(v_mine) and r.id = o.id
+      returning r.*, o.result, coalesce(length(o.result), 0) > 2000 as large
+    ),
+    kept as (
+      insert into pgtask.done (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task, queue,
+                               args, kwargs, key, serial, policy, headers, tags, expires_at, worker, claimed_at, purge_at, state, result)
+      select g.id, g.created_at, g.epoch, g.priority, g.attempt, g.max_attempts, g.crashes, g.max_crashes, g.keep, g.task, g.queue,
+             g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.expires_at, g.worker, g.claimed_at,
+             case when g.policy is not null
+                  then clock_timestamp() + (g.policy ->> 'result_ttl')::double precision * interval '1 second' end,
+             'succeeded', case when not g.large then g.result::json end
+      from gone g where g.keep = 'a'
+    ),
+    stored as (
+      insert into pgtask.payload (job, result) select g.id, g.result::json from gone g where g.keep = 'a' and g.large
+      on conflict (job) do update set result = excluded.result
+    )
+    select array_agg(g.id), bool_or(g.args is null or g.key is not null or g.attempt > 1) into v_ended, v_beside from gone g;
+  elsif v_mine is not null then
+    if v_keyed then
+      v_mine := pgtask._keep_keys(v_mine, p_ids, p_verdicts);
+    end if;
+    select e.ended, e.ids into v_ended, v_ids
+    from pgtask._settle(v_mine, p_ids, p_results, p_verdicts, p_delays, p_reasons, p_types, p_messages, p_tracebacks) e;
+    v_beside := true;
+  end if;
+
+  if v_serial then
+    with freed as (delete from pgtask.slot s where s.job = any(v_ids) returning s.key)
+    select array_agg(f.key) into v_keys from freed f;
+    if v_keys is not null then
+      perform pgtask._hand_over(v_keys);
+    end if;
+  end if;
+  if v_ended is not null then
+    if v_beside then
+      perform pgtask._forget(v_ended);
+    else
+      delete from pgtask.cancel_request c where c.job = any(v_ended);
+      perform pgtask._announce(v_ended);
+    end if;
+  end if;
+
+  if coalesce(cardinality(v_ids), 0) < cardinality(p_ids) then
+    return query
+    select o.id, case when exists (select from pgtask.running r
+                                   where r.id = o.id and r.epoch = o.epoch and r.worker = p_worker)
+                      then 'busy' else 'stale' end
+    from unnest(p_ids, p_epochs) as o (id, epoch)
+    where o.id <> all(coalesce(v_ids, '{}'));
+  end if;
+end $$;
+comment on function pgtask.finish(uuid, bigint[], integer[], text[], text[], double precision[], text[], text[], text[], text[]) is
+  'Record how attempts of one worker ended; answers only those that were not recorded (busy, stale).';

@@ -1,0 +1,39 @@
+-- Remove finished jobs older than p_finished seconds, one page at a time; call until 0. Whole days
+-- go by dropping their partition, the rest by bounded deletes.
+create or replace function pgtask.purge(
+  p_finished double precision default 604800, p_page integer default 5000, p_at timestamptz default null
+) returns bigint
+language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
+as $$
+declare
+  v_at   timestamptz := coalesce(p_at, clock_timestamp());
+  v_old  timestamptz := v_at - p_finished * interval '1 second';
+  v_ids  bigint[];
+  v_rows bigint := 0;
+begin
+  if p_finished is null or p_finished < 0 or p_page is null or p_page < 1 then
+    raise exception 'purge takes an age of at least 0 seconds and a page of at least 1, got % and %', p_finished, p_page
+      using errcode = 'TQ002';
+  end if;
+  with page as materialized (
+    select d.tableoid, d.ctid from pgtask.done d
+    where d.purge_at <= v_at or d.finished_at <= v_old and d.purge_at is null
+    limit p_page for update skip locked
+  ),
+  gone as (
+    delete from pgtask.done d using page p where d.tableoid = p.tableoid and d.ctid = p.ctid returning d.id
+  )
+  select array_agg(g.id) into v_ids from gone g;
+  if v_ids is not null then
+    v_rows := cardinality(v_ids);
+    delete from pgtask.payload p where p.job = any(v_ids);
+    delete from pgtask.attempt_error a where a.job = any(v_ids);
+    -- Keys whose owner ended while a producer held their row.
+    delete from pgtask.job_key k where k.job = any(v_ids);
+  end if;
+  delete from pgtask.watcher w where w.until < v_at;
+  delete from pgtask.worker w where not w.alive and w.died_at < v_at - interval '1 day';
+  return v_rows;
+end $$;
+comment on function pgtask.purge(double precision, integer, timestamptz) is
+  'Remove one page of finished jobs older than the age in seconds; returns how many. Call until 0.';

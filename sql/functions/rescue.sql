@@ -1,0 +1,53 @@
+-- Take the jobs of dead workers back. p_silent: workers whose beat, p_beats, has not moved for a
+-- lease; compare-and-swap on that beat, so that one that came back is spared. Harmless if two do it.
+create or replace function pgtask.rescue(p_silent uuid[] default '{}', p_beats bigint[] default '{}')
+returns table (worker uuid, jobs bigint)
+language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
+as $$
+declare
+  v_worker uuid;
+  v_ids    bigint[];
+  v_epochs integer[];
+  v_tasks  text[];
+  v_total  bigint;
+begin
+  update pgtask.worker w set alive = false, died_at = clock_timestamp()
+  from unnest(p_silent, p_beats) as s (id, beat)
+  where w.id = s.id and w.beat = s.beat and w.alive;
+
+  -- Also those already known dead, because a claim of theirs may have committed late, and rows whose
+  -- worker has no row at all.
+  for v_worker in
+    with recursive holder as (
+      (select r.worker as id from pgtask.running r order by r.worker limit 1)
+      union all
+      select (select r.worker from pgtask.running r where r.worker > h.id order by r.worker limit 1)
+      from holder h where h.id is not null
+    )
+    select h.id from holder h
+    where h.id is not null and not exists (select from pgtask.worker w where w.id = h.id and w.alive)
+  loop
+    v_total := 0;
+    loop
+      select array_agg(p.id), array_agg(p.epoch), array_agg(p.task) into v_ids, v_epochs, v_tasks
+      from (select r.id, r.epoch, r.task from pgtask.running r where r.worker = v_worker
+            order by r.id limit 500 for update skip locked) p;
+      exit when v_ids is null;
+      perform pgtask.finish(v_worker, v_ids, v_epochs, array_fill(null::text, array[cardinality(v_ids)]),
+        array_fill('lost'::text, array[cardinality(v_ids)]), null, null,
+        array_fill('WorkerLost'::text, array[cardinality(v_ids)]),
+        array_fill('worker ' || left(v_worker::text, 8) || ' died while it held the job', array[cardinality(v_ids)]));
+      perform pgtask._count(v_tasks, array_fill('lost'::text, array[cardinality(v_ids)]),
+                            array_fill(1::bigint, array[cardinality(v_ids)]));
+      v_total := v_total + cardinality(v_ids);
+      exit when cardinality(v_ids) < 500;
+    end loop;
+    if v_total > 0 then
+      worker := v_worker;
+      jobs := v_total;
+      return next;
+    end if;
+  end loop;
+end $$;
+comment on function pgtask.rescue(uuid[], bigint[]) is
+  'Declare silent workers dead and move the jobs of dead workers back to waiting, or to done when none are left to try.';

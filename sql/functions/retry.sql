@@ -1,0 +1,50 @@
+-- Run finished jobs again, by a person's wish: attempts start anew, the epoch goes on.
+create or replace function pgtask.retry(p_ids bigint[]) returns table (id bigint, outcome text)
+language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_ids   bigint[] := array(select distinct i.id from unnest(p_ids) as i (id) where i.id is not null order by i.id);
+  v_can   bigint[];
+  v_queue text;
+begin
+  -- Serialise with another retry of the same rows: only one of them may delete a row.
+  v_can := array(select d.id from pgtask.done d where d.id = any(v_ids) order by d.id for update);
+  -- The key must be free again: an unfinished job of the same key keeps it.
+  insert into pgtask.job_key (key, job)
+  select distinct on (d.key) d.key, d.id from pgtask.done d
+  where d.id = any(v_can) and d.key is not null order by d.key, d.id
+  on conflict (key) do nothing;
+  return query
+  with gone as (
+    delete from pgtask.done d where d.id = any(v_can)
+      and (d.key is null or exists (select from pgtask.job_key k where k.key = d.key and k.job = d.id))
+    returning d.*
+  ),
+  first as (
+    insert into pgtask.ready (id, created_at, epoch, priority, max_attempts, max_crashes, keep, task, queue,
+                              args, kwargs, key, serial, policy, headers, tags)
+    select g.id, g.created_at, g.epoch, g.priority, g.max_attempts, g.max_crashes, g.keep, g.task, g.queue,
+           g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags
+    from gone g
+  ),
+  cleared as (
+    update pgtask.payload p set result = null from gone g where p.job = g.id and p.args is not null
+  ),
+  dropped as (
+    delete from pgtask.payload p using gone g where p.job = g.id and p.args is null
+  )
+  select g.id, 'retried' from gone g;
+
+  for v_queue in select distinct r.queue from pgtask.ready r where r.id = any(v_can) loop
+    perform pgtask._wake(v_queue);
+  end loop;
+  return query
+  select i.id, case when exists (select from pgtask.done d where d.id = i.id) then 'refused'
+                    when exists (select from pgtask.jobs j where j.id = i.id) then 'unfinished'
+                    else 'missing' end
+  from unnest(v_ids) as i (id)
+  where i.id <> all(v_can) or exists (select from pgtask.done d where d.id = i.id);
+end $$;
+comment on function pgtask.retry(bigint[]) is
+  'Make finished jobs ready again; per id: retried, unfinished, missing, or refused when a newer job has its key.';

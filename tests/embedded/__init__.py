@@ -1,0 +1,1 @@
+"""The life of the private PostgreSQL, with real processes."""
