@@ -20,7 +20,15 @@ from pgtask.codec import decode_result, encode_untyped
 from pgtask.current import JobContext
 from pgtask.errors import ConfigError, TaskExists
 from pgtask.retry import parse_seconds
-from pgtask.signature import Options, Signature, TaskOptions, check_task_name, merge, validate
+from pgtask.signature import (
+    Options,
+    Signature,
+    TaskOptions,
+    check_flag,
+    check_task_name,
+    merge,
+    validate,
+)
 from pgtask.task import AsyncTask, Task
 
 P = ParamSpec("P")
@@ -133,6 +141,7 @@ class App:
     @config.setter
     def config(self, config: settings.Config) -> None:
         self._config = config
+        self.client.reconfigure()
 
     @property
     def tasks(self) -> Mapping[str, Task[Any, Any]]:
@@ -304,6 +313,7 @@ def _decorate(
     bind: bool,
     options: TaskOptions,
 ) -> Any:
+    check_flag("bind", bind)
     if function is not None:
         return register(function, bind=bind, options=options)
     return _BindingDecorator(register, options) if bind else _Decorator(register, options)

@@ -147,6 +147,9 @@ class Client:
         brokers = self._of_this_process().async_brokers
         loop = asyncio.get_running_loop()
         if loop not in brokers:
+            # asyncio.run() leaves its loop without a word; its sessions would stay until we end.
+            for ended in [known for known in brokers if known.is_closed()]:
+                brokers.pop(ended).abandon()
             # Finding a database may start one.
             dsn = await asyncio.to_thread(self._dsn)
             brokers.setdefault(loop, AsyncBroker(dsn))
@@ -179,6 +182,11 @@ class Client:
         if broker is not None:
             await broker.close()
         await asyncio.to_thread(self.close)
+
+    def reconfigure(self) -> None:
+        """Forget what was found with the settings before; whoever changes them calls this."""
+        self.close()
+        self._mine = None
 
     def _dsn(self) -> str:
         from pgtask.database import database_url
@@ -274,7 +282,7 @@ class _Connections:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.broker: Broker | None = None
-        self.async_brokers: WeakKeyDictionary[AbstractEventLoop, AsyncBroker] = WeakKeyDictionary()
+        self.async_brokers: dict[AbstractEventLoop, AsyncBroker] = {}
         self.listener: ResultListener | None = None
 
 

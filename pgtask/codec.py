@@ -288,6 +288,8 @@ def encode_untyped(
     args: Sequence[Any], kwargs: Mapping[str, Any], *, task: str, max_payload: int = MAX_PAYLOAD
 ) -> tuple[str, str | None]:
     """The call of a task that is not registered here: any arguments, but plain JSON only."""
+    if not isinstance(args, (tuple, list)):
+        raise ArgumentMismatch(f"{task}(): args must be a tuple or list of arguments, got {args!r}")
     return _untyped(task).encode(args, kwargs, max_payload)
 
 

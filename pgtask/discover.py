@@ -35,7 +35,12 @@ def load_app(spec: str | None, directory: Path) -> App:
         raise no_app(directory)
     name, colon, attribute = found.partition(":")
     module = _import(name, found, directory)
-    return _attribute(module, attribute, found) if colon else _only(module, found)
+    app = _attribute(module, attribute, found) if colon else _only(module, found)
+    try:
+        app.load()
+    except (Exception, SystemExit) as error:
+        raise _broken(f"one of {list(app.imports)}", error) from error
+    return app
 
 
 def no_app(directory: Path) -> AppNotFound:
@@ -52,7 +57,7 @@ def _import(name: str, spec: str, directory: Path) -> ModuleType:
         raise AppNotFound(
             f"-A takes a module, not a file, got {spec!r} → write -A {guess or 'app'}"
         )
-    if str(directory) not in sys.path:
+    if sys.path[:1] != [str(directory)]:
         sys.path.insert(0, str(directory))
     try:
         return importlib.import_module(name)
@@ -62,14 +67,14 @@ def _import(name: str, spec: str, directory: Path) -> ModuleType:
                 f"there is no module {error.name!r}: tried {spec!r}, with {directory} first on "
                 "sys.path → check -A and the directory"
             ) from error
-        raise _broken(name, error) from error
+        raise _broken(repr(name), error) from error
     except (Exception, SystemExit) as error:
-        raise _broken(name, error) from error
+        raise _broken(repr(name), error) from error
 
 
-def _broken(name: str, error: BaseException) -> AppNotFound:
+def _broken(what: str, error: BaseException) -> AppNotFound:
     summary = " ".join(f"{type(error).__name__}: {error}".split())
-    broken = AppNotFound(f"importing {name!r} failed: {summary} → correct the module")
+    broken = AppNotFound(f"importing {what} failed: {summary} → correct the module")
     broken.add_note(_trimmed(error))
     return broken
 
@@ -94,7 +99,7 @@ def _attribute(module: ModuleType, path: str, spec: str) -> App:
         value = getattr(value, part, None)
     if isinstance(value, App):
         return value
-    what = "is not there" if value is None else f"is a {type(value).__name__}, not an App"
+    what = "is not there" if value is None else f"is of type {type(value).__name__}, not an App"
     names = ", ".join(f"{module.__name__}:{name}" for name in _apps(module))
     raise AppNotFound(
         f"{spec!r} {what} → "

@@ -54,6 +54,7 @@ class Task(Generic[P, R]):
     the task itself.
     """
 
+    __name__: str
     __wrapped__: Callable[..., Any]
 
     def __init__(
@@ -122,6 +123,7 @@ class Task(Generic[P, R]):
         **options: Unpack[Options],
     ) -> AsyncResult[R]:
         """Celery's spelling of `options(...).delay(...)`; the arguments are not type-checked."""
+        _check_sequence(self.name, args)
         enqueue: Any = self.options(**options).delay
         result: AsyncResult[R] = enqueue(*args, **(kwargs or {}))
         return result
@@ -133,6 +135,7 @@ class Task(Generic[P, R]):
         **options: Unpack[Options],
     ) -> AsyncResult[R]:
         """As apply_async."""
+        _check_sequence(self.name, args)
         enqueue: Any = self.options(**options).adelay
         result: AsyncResult[R] = await enqueue(*args, **(kwargs or {}))
         return result
@@ -279,6 +282,11 @@ class AsyncTask(Task[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]  # the plain call of an async def
         coroutine: Any = super().__call__(*args, **kwargs)
         return coroutine  # type: ignore[no-any-return]  # by is_async
+
+
+def _check_sequence(task: str, args: Any) -> None:
+    if not isinstance(args, (tuple, list)):
+        raise ArgumentMismatch(f"{task}(): args must be a tuple or list of arguments, got {args!r}")
 
 
 def _check_function(function: Any, *, named: bool) -> None:

@@ -184,7 +184,8 @@ def _clause(text: LiteralString) -> sqlalchemy.TextClause:
     from sqlalchemy.types import NullType
 
     names: list[str] = re.findall(r"%\((\w+)\)s", text)
-    named = re.sub(r"%\((\w+)\)s", r":\1", text).replace("%%", "%")
+    # In parentheses: text() does not see a name that a cast follows directly.
+    named = re.sub(r"%\((\w+)\)s", r"(:\1)", text).replace("%%", "%")
     # NullType: the casts in the text name the types, a rendered guess of SQLAlchemy's would win.
     binds = [bindparam(name, type_=NullType()) for name in dict.fromkeys(names)]
     return clause(named).bindparams(*binds)

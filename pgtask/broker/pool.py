@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed, PoolTimeout
@@ -107,6 +108,7 @@ class AsyncBroker:
     def __init__(self, dsn: str, *, pool_max: int = 10, timeout: float = 10.0) -> None:
         self._dsn = dsn
         self._timeout = timeout
+        self._connections: WeakSet[psycopg.AsyncConnection[Any]] = WeakSet()
         self._pool = AsyncConnectionPool(
             dsn,
             min_size=0,
@@ -115,6 +117,7 @@ class AsyncBroker:
             timeout=timeout,
             max_lifetime=MAX_LIFETIME,
             check=_is_quiet_async,
+            configure=self._remember,
             kwargs=connect_arguments("pgtask:client"),
             reconnect_timeout=timeout,
         )
@@ -150,6 +153,14 @@ class AsyncBroker:
     async def close(self) -> None:
         """Close the pool."""
         await self._pool.close()
+
+    def abandon(self) -> None:
+        """Drop the connections of an event loop that is closed, where nothing can be awaited."""
+        for connection in self._connections:
+            connection.pgconn.finish()
+
+    async def _remember(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._connections.add(connection)
 
     async def _why(self, error: Exception) -> str:
         try:

@@ -15,7 +15,11 @@ from pgtask.cli.session import Session
 
 # Name → where, and the line for --help: listing the commands must not import them.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("pgtask.cli.demo:demo", "Show a small shop at work, on a private PostgreSQL."),
+    "demo": (
+        "pgtask.cli.demo:demo",
+        "Read the standard library with jobs: one a file, its row written in the job's "
+        "transaction.",
+    ),
     "init": ("pgtask.cli.init:init", "Write pgtask.toml, tasks.py and .env.example here."),
     "migrate": ("pgtask.cli.migrate:migrate", "Bring the database's schema up to date."),
     "worker": ("pgtask.cli.worker:worker", "Run jobs."),
@@ -23,15 +27,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ls": ("pgtask.cli.jobs:ls", "List jobs, the newest first."),
     "show": ("pgtask.cli.show:show", "Show everything about a job, and why it is not running."),
     "wait": ("pgtask.cli.wait:wait", "Wait until jobs have finished and print their results."),
-    "retry": ("pgtask.cli.bulk:retry", "Run finished jobs again."),
-    "cancel": ("pgtask.cli.bulk:cancel", "Cancel jobs; ask those that run to stop."),
+    "retry": ("pgtask.cli.bulk:retry", "Run finished jobs again: these, or what a filter finds."),
+    "cancel": ("pgtask.cli.bulk:cancel", "Cancel jobs: these, or what a filter finds."),
     "purge": ("pgtask.cli.purge:purge", "Remove finished jobs that are old."),
     "queues": ("pgtask.cli.queues:queues", "List queues and what they hold."),
     "queue": ("pgtask.cli.queues:queue", "Add, pause or resume a queue."),
-    "workers": ("pgtask.cli.workers:workers", "List worker processes."),
+    "workers": ("pgtask.cli.workers:workers", "List worker processes, the living first."),
     "tasks": ("pgtask.cli.tasks:tasks", "List tasks, and whether a live worker knows them."),
     "config": ("pgtask.cli.settings:config", "Show every setting and where it came from."),
-    "db": ("pgtask.cli.db:db", "Look after the embedded PostgreSQL."),
+    "db": ("pgtask.cli.db:db", "The private PostgreSQL of this project."),
     "completion": ("pgtask.cli.completion:completion", "Print the shell's completion script."),
     "beat": ("pgtask.cli.beat:beat", "Fire schedules."),
 }
@@ -100,6 +104,8 @@ def _global_options() -> list[click.Option]:
 
 def _let_take_globals(command: click.Command) -> None:
     """Let the options of `pgtask` stand after the command, too; its own of that name go first."""
+    if command.context_settings.get("ignore_unknown_options"):
+        return  # its words are for another program, as psql's are
     taken = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
     for option in _global_options():
         if taken.isdisjoint((*option.opts, *option.secondary_opts)):

@@ -58,9 +58,10 @@ _DRY = click.option("--dry-run", is_flag=True, help="Only say how many jobs it w
 @_DRY
 @pass_session
 def retry(session: Session, /, **given: Any) -> int:
-    """Run finished jobs again: these, or every failed one that the options find.
+    """Run finished jobs again: these, or what a filter finds.
 
-    Their attempts are counted anew. A job whose key has passed to a newer job is refused.
+    A filter without -s finds failed jobs. Their attempts are counted anew.
+    A job whose key has passed to a newer job is refused.
     """
     from pgtask.broker import jobs
 
@@ -75,7 +76,7 @@ def retry(session: Session, /, **given: Any) -> int:
 @_DRY
 @pass_session
 def cancel(session: Session, /, *, terminate: bool, **given: Any) -> int:
-    """Cancel jobs: these, or every unfinished one that the options find.
+    """Cancel jobs: these, or what a filter finds.
 
     What has not begun ends now; what runs is asked to stop.
     """

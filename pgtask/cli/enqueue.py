@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from typing import Any
 
 import click
@@ -11,6 +10,7 @@ import click
 from pgtask.cli import failure
 from pgtask.cli.session import Session, pass_session
 from pgtask.cli.times import DURATION, INSTANT
+from pgtask.cli.wait import finished, tell
 from pgtask.config import near
 from pgtask.errors import TaskNotFound
 
@@ -34,18 +34,15 @@ def enqueue(
     *,
     wait_too: bool,
     unknown: bool,
-    countdown: float | None,
-    eta: datetime | None,
-    queue: str | None,
-    priority: int | None,
-    key: str | None,
+    **given: Any,
 ) -> int:
     """Enqueue one job and print its id.
 
     A value is JSON where it can be read as JSON, else text: n=3 to=ada tags='["a"]' zip='"01234"'.
     One argument in [ ] gives positional arguments, one in { } gives named ones.
     """
-    if countdown is not None and eta is not None:
+    options = {name: value for name, value in given.items() if value is not None}
+    if {"countdown", "eta"} <= options.keys():
         raise click.UsageError("--in and --at exclude each other → give one")
     args, kwargs = call_of(arguments)
     app = _app(session, unknown=unknown)
@@ -57,28 +54,18 @@ def enqueue(
     with session.broker() as broker:
         app.config = session.config
         try:
-            result = app.enqueue(
-                task,
-                args,
-                kwargs,
-                countdown=countdown,
-                eta=eta,
-                queue=queue,
-                priority=priority,
-                key=key,
-            )
+            result = app.enqueue(task, args, kwargs, **options)
         finally:
             app.client.close()
+        if not result.created:
+            session.note(f"pgtask: key {given['key']!r} is taken: its unfinished job is kept")
         if wait_too:
-            from pgtask.cli.wait import finished, tell
-
-            session.note(f"job {result.id}")
+            if not session.json:
+                session.note(f"job {result.id}")
             return tell(session, finished(broker, [result.id], None))
     if session.json:
         session.document({"id": str(result.id), "created": result.created})
     else:
-        if not result.created:
-            session.note(f"pgtask: key {key!r} was taken: its unfinished job was kept")
         session.data(str(result.id))
     return failure.OK
 

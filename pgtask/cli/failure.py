@@ -90,5 +90,6 @@ def _line(error: BaseException) -> str:
     line = " ".join(error.format_message().split()).rstrip(".")
     if "→" not in line and isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx is not None else "pgtask"
+        line = line.replace(". Did you mean", ", did you mean")
         line = f"{line[:1].lower()}{line[1:]} → see: {path} --help"
     return line

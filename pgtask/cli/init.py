@@ -48,7 +48,10 @@ PGTASK_DSN=postgresql://user:password@localhost/shop
 @click.command()
 @pass_session
 def init(session: Session) -> None:
-    """Write pgtask.toml, tasks.py and .env.example here; never overwrites a file."""
+    """Write pgtask.toml, tasks.py and .env.example here.
+
+    A file that is there is kept as it is.
+    """
     written, kept = [], []
     for name, text in _FILES.items():
         try:

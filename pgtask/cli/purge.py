@@ -14,7 +14,10 @@ from pgtask.cli.times import DURATION
 @click.option("--batch", type=click.IntRange(1), default=5000, help="So many at a time (5000).")
 @pass_session
 def purge(session: Session, finished: float | None, batch: int) -> None:
-    """Remove finished jobs that are old; workers do so by themselves, too."""
+    """Remove finished jobs that are old.
+
+    Workers do so by themselves, too, by the retention that the settings have.
+    """
     from pgtask.broker import attempts
 
     age = session.config.retention if finished is None else finished

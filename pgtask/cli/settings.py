@@ -12,7 +12,10 @@ from pgtask.errors import AppNotFound
 @click.command()
 @pass_session
 def config(session: Session) -> None:
-    """Show every setting and where it came from; passwords are hidden."""
+    """Show every setting and where it came from.
+
+    Passwords are hidden.
+    """
     from pgtask.config import SETTINGS, redact
 
     try:

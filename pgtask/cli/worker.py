@@ -15,11 +15,15 @@ from pgtask.cli.times import DURATION
 @click.option("--poll", type=DURATION, help="Look for jobs at least so often (1s).")
 @click.option("--grace", type=DURATION, help="After TERM, let jobs go on for so long (25s).")
 @click.option("--drain", is_flag=True, help="End when no job is left.")
+@click.option("-n", "--name", default="", metavar="NAME", help="Its name in lists (the host's).")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="How to log (text).")
 @click.option("--log-level", metavar="LEVEL", help="What to log (INFO).")
 @pass_session
-def worker(session: Session, /, *, drain: bool, **settings: object) -> int:
-    """Run jobs until TERM or Ctrl-C: the first lets running jobs finish, the second does not."""
+def worker(session: Session, /, *, drain: bool, name: str, **settings: object) -> int:
+    """Run jobs.
+
+    Until TERM or Ctrl-C: the first lets running jobs finish, the second does not.
+    """
     from pgtask.discover import find_spec, no_app
     from pgtask.worker.supervisor import run_worker
 
@@ -29,4 +33,4 @@ def worker(session: Session, /, *, drain: bool, **settings: object) -> int:
     app = find_spec(config.app, session.directory)
     if app is None:
         raise no_app(session.directory)
-    return run_worker(config, app_spec=app, drain=drain)
+    return run_worker(config, app_spec=app, drain=drain, name=name)

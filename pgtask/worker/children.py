@@ -381,7 +381,7 @@ class Children:
         while True:
             await asyncio.sleep(TICK)
             for child in list(self._children.values()):
-                if child.held and not child.killed:
+                if (child.held or child.taking) and not child.killed:
                     self._look_at(child)
             if self._failure.done():
                 self._failure.result()

@@ -62,9 +62,12 @@ class Claimer:
         failures = 0
         while True:
             self._woken.clear()
-            self._children.changed.clear()
+            room, tasks = self._children.room()
+            if room < 1 or not tasks:
+                await self._changed(0.5)
+                continue
             try:
-                found, full = await self._claim()
+                found = await self._claim(room, tasks)
                 failures = 0
             except Unavailable as error:
                 self._in_doubt = True
@@ -73,34 +76,33 @@ class Claimer:
                 log.warning("claiming failed, again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
                 continue
-            if found and full:
-                await self._room()
-                continue
-            if drain and not found and not self._children.in_flight and not self._completer.backlog:
+            if found >= min(room, MOST):
+                await self._good_room()
+            elif drain and not found and self._is_over():
                 return
-            await self._idle()
+            else:
+                await self._idle(tasks)
 
-    async def _claim(self) -> tuple[int, bool]:
-        """Return how many were claimed, and whether there may be more."""
-        room, tasks = self._children.room()
-        if room < 1 or not tasks:
-            return 1, True
+    async def _claim(self, room: int, tasks: Sequence[str]) -> int:
+        """Claim up to `room` jobs of these tasks; return how many there were."""
         await self._reconcile()
         loop = asyncio.get_running_loop()
         if loop.time() - self._looked > LOOK_FOR_QUEUES:
             await self._look_for_queues()
             self._looked = loop.time()
         if not self._queues:
-            return 0, False
-        wanted = min(room, MOST)
+            return 0
         jobs = await self._link.run(
-            attempts.claim(self._worker, wanted, self._queues, tasks), deadline=5.0
+            attempts.claim(self._worker, min(room, MOST), self._queues, tasks)
         )
         if jobs:
             self._children.dispatch(jobs)
             # Every queue is first once in a while.
             self._queues.append(self._queues.pop(0))
-        return len(jobs), len(jobs) >= wanted
+        return len(jobs)
+
+    def _is_over(self) -> bool:
+        return not self._children.in_flight and not self._completer.backlog
 
     async def _reconcile(self) -> None:
         """After a lost answer: give back what the database thinks we hold and we do not know."""
@@ -137,27 +139,38 @@ class Claimer:
             return True
         return False
 
-    async def _room(self) -> None:
-        """Wait until a good part of the children's room is free, so that claims stay large."""
+    async def _good_room(self) -> None:
+        """There is more: wait until a good part of the room is free, so that claims stay large."""
         while True:
-            room, tasks = self._children.room()
-            if tasks and room >= max(1, CATCH_BREATH * (room + self._children.in_flight)):
+            room, _ = self._children.room()
+            if room >= max(1, CATCH_BREATH * (room + self._children.in_flight)):
                 return
-            self._children.changed.clear()
-            try:
-                async with asyncio.timeout(0.05):
-                    await self._children.changed.wait()
-            except TimeoutError:
-                if room > 0 and tasks:
-                    return
+            if not await self._changed(0.05) and room > 0:
+                return
 
-    async def _idle(self) -> None:
-        """Nothing is there: wait for a wake-up, or the next poll."""
+    async def _idle(self, asked: Sequence[str]) -> None:
+        """There is no more of what was asked for: wait for a wake-up, other room, or the next poll."""
         try:
             async with asyncio.timeout(self._poll):
-                await self._woken.wait()
+                while not self._woken.is_set():
+                    # Full of one kind of task, only the other kind was asked for.
+                    if len(asked) < len(self._children.tasks):
+                        _, tasks = self._children.room()
+                        if set(tasks) - set(asked):
+                            return
+                    self._children.changed.clear()
+                    await _first_of(self._woken, self._children.changed)
         except TimeoutError:
             return
+
+    async def _changed(self, seconds: float) -> bool:
+        self._children.changed.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._children.changed.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _listen(self) -> None:
         failures = 0
@@ -176,3 +189,12 @@ class Claimer:
                 failures += 1
                 log.warning("listening failed, again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

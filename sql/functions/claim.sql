@@ -1,6 +1,6 @@
 -- Take up to p_n ready jobs for a worker: priority first, then first in, queue by queue in the order
--- given. Finding nothing raises the idle flag and looks once more, so that an empty answer means:
--- whoever enqueues from now on will notify.
+-- given. Finding fewer raises the idle flag and looks once more, so that an answer of fewer than p_n
+-- means: whoever enqueues from now on will notify.
 create or replace function pgtask.claim(
   p_worker uuid, p_n integer, p_queues text[], p_tasks text[]
 ) returns table (
@@ -45,11 +45,10 @@ begin
         exit when cardinality(v_all) >= p_n;
       end if;
     end loop;
-    exit when cardinality(v_all) > 0;
-    -- Idle: raise the flag for 1.2 s, at most about twice a second, before the last look.
+    exit when look = 2 or cardinality(v_all) >= p_n;
+    -- Room is left: raise the flag for 1.2 s, at most about twice a second, before the last look.
     v_until := extract(epoch from clock_timestamp()) * 1000;
-    exit when look = 2;
-    if coalesce(pg_sequence_last_value('pgtask.idle_until'::regclass), 0) < v_until + 700 then
+    if coalesce(pg_sequence_last_value('pgtask.idle_until'::regclass), 0) < v_until + 1200 then
       perform set_config('synchronous_commit', 'off', true);
       perform setval('pgtask.idle_until', v_until + 1700);
     end if;

@@ -16,6 +16,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
+from pgtask import embedded
 from pgtask.broker import migrate, sqlfiles
 from pgtask.broker.migrate import acheck, check, plan, sql_script, status
 from pgtask.broker.script import LOCK
@@ -374,6 +375,10 @@ def test_a_role_that_may_not_create_a_schema_is_told_what_to_grant(
 
 
 def test_hostile_role_defaults_do_not_matter(fresh_database: str, tree: Path, server: Any) -> None:
+    second = tree / "migrations" / "0002_step_2.sql"
+    second.write_text(
+        second.read_text() + "alter table pgtask.word alter word set default lower('X');\n"
+    )
     reference = migrated(fresh_database, tree)
     role = conninfo_to_dict(fresh_database)["user"]
     name = conninfo_to_dict(fresh_database)["dbname"]
@@ -395,6 +400,9 @@ def test_hostile_role_defaults_do_not_matter(fresh_database: str, tree: Path, se
         connection.execute("drop schema pgtask cascade")
         connection.execute("create schema hostile")
         connection.execute("create table hostile.pg_class (relname text)")
+        connection.execute(
+            "create function hostile.lower(text) returns text language sql as $$ select $1 $$"
+        )
     with psycopg.connect(server.superuser_dsn, autocommit=True) as connection:
         for setting, value in hostile.items():
             connection.execute(
@@ -424,9 +432,10 @@ def migrated(dsn: str, tree: Path) -> str:
 
 
 def psql(dsn: str, script: str) -> subprocess.CompletedProcess[str]:
-    program = shutil.which("psql")
+    ours = embedded.Server(Path.cwd()).binaries.bindir / "psql"
+    program = ours if ours.exists() else shutil.which("psql")
     if program is None:
-        pytest.skip("there is no psql on PATH")
+        pytest.skip("there is no psql beside the embedded server nor on PATH")
     return subprocess.run(
         [program, "-X", "-d", dsn],
         input=script,

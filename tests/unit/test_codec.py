@@ -244,8 +244,6 @@ def test_a_wrong_type_is_told_with_its_path() -> None:
         made.decode('[[{"count":1}]]')
 
 
-
-
 @pytest.mark.parametrize(
     "value",
     [
@@ -294,7 +292,7 @@ def test_a_subclass_of_the_annotated_dataclass_is_refused_before_it_loses_a_fiel
 
     def ship(item: Line) -> None: ...
 
-    with pytest.raises(ArgumentInvalid, match="argument 'item': Expected `Line`, got `.*Special`"):
+    with pytest.raises(ArgumentInvalid, match=r"argument 'item': Expected `Line`, got `.*Special`"):
         codec(ship).encode((Special("a"),), {})
 
 
@@ -382,7 +380,7 @@ def test_too_large_a_payload_is_told_with_the_largest_argument() -> None:
         codec(send).encode(("a", "s" * 200), {"copies": 2}, 100)
 
     assert str(caught.value).startswith(
-        "send(): the arguments take 222 bytes as JSON, more than the limit of 100; "
+        "send(): the arguments take 220 bytes as JSON, more than the limit of 100; "
         "the largest is 'subject' with 202."
     )
 
@@ -406,7 +404,7 @@ def test_constraints_in_annotations_hold() -> None:
 
 
 def test_the_context_and_injected_parameters_are_no_arguments() -> None:
-    def settle(self: Any, order: int, *, connection: Any = injected()) -> None: ...
+    def settle(self: Any, order: int, *, connection: Any = injected()) -> None: ...  # noqa: B008 - a marker
 
     made = codec(settle, bind=True)
 
@@ -414,7 +412,7 @@ def test_the_context_and_injected_parameters_are_no_arguments() -> None:
     with pytest.raises(ArgumentMismatch, match="unexpected keyword argument 'connection'"):
         made.encode((7,), {"connection": 1})
     with pytest.raises(DefinitionError, match=r"put injected\(\) parameters last"):
-        codec(lambda a=injected(), b=2: None)
+        codec(lambda a=injected(), b=2: None)  # noqa: B008 - a marker
     with pytest.raises(DefinitionError, match="bind=True passes the context"):
         codec(lambda *, a: None, bind=True)
 
@@ -445,7 +443,8 @@ def test_a_union_that_json_cannot_tell_apart_is_refused_at_decoration() -> None:
 
 
 def test_a_result_that_json_cannot_carry_is_refused_at_decoration() -> None:
-    def work() -> Session: ...
+    def work() -> Session:
+        return Session()
 
     with pytest.raises(DefinitionError, match=r"the result is annotated .*Session"):
         codec(work)
@@ -456,7 +455,9 @@ def test_names_that_come_later_are_resolved_at_first_use() -> None:
     exec("def work(thing: 'Later') -> 'Later': ...", scope)
     made = CallCodec(scope["work"], task="later.work")
 
-    with pytest.raises(DefinitionError, match=r"annotation of parameter 'thing', Later, cannot be"):
+    with pytest.raises(
+        DefinitionError, match=r"annotation of parameter 'thing', '?Later'?, cannot be"
+    ):
         made.encode((1,), {})
     scope["Later"] = int
 
@@ -465,11 +466,12 @@ def test_names_that_come_later_are_resolved_at_first_use() -> None:
 
 
 def test_results_come_back_in_the_type_of_the_annotation() -> None:
-    def work() -> tuple[datetime, set[int]]: ...
+    def work() -> tuple[datetime, set[int]]:
+        return datetime(2027, 1, 1, tzinfo=UTC), {1}
 
-    text = encode_result((datetime(2027, 1, 1, tzinfo=UTC), {1}))
+    text = encode_result(work())
 
-    assert codec(work).decode_result(text) == (datetime(2027, 1, 1, tzinfo=UTC), {1})
+    assert codec(work).decode_result(text) == work()
     assert codec(work).decode_result(None) is None
     assert decode_result("[1]", tuple[int]) == (1,)
     with pytest.raises(DecodeError, match="does not fit its return annotation"):

@@ -1,0 +1,667 @@
+"""Enqueue is part of the caller's transaction, whoever owns the connection and in which colour."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import dict_row
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from pgtask import (
+    AmbiguousTransaction,
+    App,
+    ArgumentMismatch,
+    BlockingCall,
+    BrokerError,
+    DuplicateJob,
+    JobNotFound,
+    WouldDeadlock,
+    WrongDatabase,
+    config,
+)
+from pgtask.contrib import sqlalchemy as contrib
+
+app = App("transactions")
+
+
+@app.task
+def note(number: int, text: str = "") -> int:
+    return number
+
+
+@app.task(key="number:{number}", on_conflict="keep")
+def once(number: int) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def configured(dsn: str) -> Iterator[None]:
+    app.config = config.load({"dsn": dsn}, {}, {}, Path.cwd())
+    yield
+    app.close()
+
+
+@dataclass
+class Transaction:
+    """An open transaction of some library: how to enqueue in it and how to end it."""
+
+    target: Any
+    enqueue: Callable[..., Any]
+    execute: Callable[[str], Any]
+    savepoint: Callable[[], AbstractAsyncContextManager[Any]]
+    end: Callable[[bool], Any]
+
+
+class RolledBack(Exception):
+    """Leaves a block so that it rolls back."""
+
+
+@asynccontextmanager
+async def psycopg_sync(dsn: str) -> AsyncIterator[Transaction]:
+    with psycopg.connect(dsn, row_factory=dict_row) as connection:
+
+        @asynccontextmanager
+        async def savepoint() -> AsyncIterator[None]:
+            with connection.transaction():
+                yield
+
+        async def enqueue(*args: Any) -> Any:
+            return note.using(connection).delay(*args)
+
+        async def execute(statement: str) -> None:
+            connection.execute(statement.encode())
+
+        async def end(commit: bool) -> None:  # noqa: FBT001 - a test's shorthand
+            connection.commit() if commit else connection.rollback()
+
+        yield Transaction(connection, enqueue, execute, savepoint, end)
+        connection.rollback()
+
+
+@asynccontextmanager
+async def psycopg_async(dsn: str) -> AsyncIterator[Transaction]:
+    async with await psycopg.AsyncConnection.connect(dsn, row_factory=dict_row) as connection:
+
+        async def enqueue(*args: Any) -> Any:
+            return await note.using(connection).adelay(*args)
+
+        async def execute(statement: str) -> None:
+            await connection.execute(statement.encode())
+
+        async def end(commit: bool) -> None:  # noqa: FBT001 - a test's shorthand
+            await (connection.commit() if commit else connection.rollback())
+
+        yield Transaction(connection, enqueue, execute, connection.transaction, end)
+        await connection.rollback()
+
+
+@asynccontextmanager
+async def alchemy_session(dsn: str) -> AsyncIterator[Transaction]:
+    with engine_for(dsn) as engine, Session(engine) as session:
+
+        @asynccontextmanager
+        async def savepoint() -> AsyncIterator[None]:
+            with session.begin_nested():
+                yield
+
+        async def enqueue(*args: Any) -> Any:
+            return note.using(session).delay(*args)
+
+        async def execute(statement: str) -> None:
+            session.execute(text(statement))
+
+        async def end(commit: bool) -> None:  # noqa: FBT001 - a test's shorthand
+            session.commit() if commit else session.rollback()
+
+        yield Transaction(session, enqueue, execute, savepoint, end)
+
+
+@asynccontextmanager
+async def alchemy_connection(dsn: str) -> AsyncIterator[Transaction]:
+    with engine_for(dsn) as engine, engine.connect() as connection:
+
+        @asynccontextmanager
+        async def savepoint() -> AsyncIterator[None]:
+            with connection.begin_nested():
+                yield
+
+        async def enqueue(*args: Any) -> Any:
+            return note.using(connection).delay(*args)
+
+        async def execute(statement: str) -> None:
+            connection.execute(text(statement))
+
+        async def end(commit: bool) -> None:  # noqa: FBT001 - a test's shorthand
+            connection.commit() if commit else connection.rollback()
+
+        yield Transaction(connection, enqueue, execute, savepoint, end)
+
+
+def alchemy_async(
+    driver: str, *, session: bool
+) -> Callable[[str], AbstractAsyncContextManager[Transaction]]:
+    @asynccontextmanager
+    async def opened(dsn: str) -> AsyncIterator[Transaction]:
+        async with async_engine_for(driver, dsn) as engine:
+            target: Any = AsyncSession(engine) if session else engine.connect()
+            async with target:
+
+                async def enqueue(*args: Any) -> Any:
+                    return await note.using(target).adelay(*args)
+
+                async def execute(statement: str) -> None:
+                    await target.execute(text(statement))
+
+                async def end(commit: bool) -> None:  # noqa: FBT001 - a test's shorthand
+                    await (target.commit() if commit else target.rollback())
+
+                yield Transaction(target, enqueue, execute, target.begin_nested, end)
+
+    return opened
+
+
+WAYS = {
+    "psycopg": psycopg_sync,
+    "psycopg-async": psycopg_async,
+    "sqlalchemy-session": alchemy_session,
+    "sqlalchemy-connection": alchemy_connection,
+    "sqlalchemy-asyncsession-psycopg": alchemy_async("psycopg", session=True),
+    "sqlalchemy-asyncsession-asyncpg": alchemy_async("asyncpg", session=True),
+    "sqlalchemy-asyncconnection-psycopg": alchemy_async("psycopg", session=False),
+    "sqlalchemy-asyncconnection-asyncpg": alchemy_async("asyncpg", session=False),
+}
+every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+
+
+class engine_for:  # noqa: N801 - used as a context manager
+    def __init__(self, dsn: str) -> None:
+        self.engine = create_engine("postgresql+psycopg://", connect_args=conninfo_to_dict(dsn))
+
+    def __enter__(self) -> Engine:
+        return self.engine
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.dispose()
+
+
+@asynccontextmanager
+async def async_engine_for(driver: str, dsn: str) -> AsyncIterator[AsyncEngine]:
+    arguments: dict[str, Any] = dict(conninfo_to_dict(dsn))
+    if driver == "asyncpg":
+        arguments = {
+            name: arguments[known]
+            for known, name in (
+                ("host", "host"),
+                ("port", "port"),
+                ("user", "user"),
+                ("password", "password"),
+                ("dbname", "database"),
+            )
+            if known in arguments
+        }
+    engine = create_async_engine(f"postgresql+{driver}://", connect_args=arguments)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+        await app.aclose()
+
+
+def stored(connection: psycopg.Connection[Any]) -> list[Any]:
+    rows = connection.execute("select args from pgtask.jobs order by id").fetchall()
+    return [row[0] for row in rows]
+
+
+@every_way
+@pytest.mark.asyncio
+async def test_a_job_appears_with_the_commit_and_not_before(
+    way: Any, dsn: str, connection: psycopg.Connection[Any]
+) -> None:
+    async with way(dsn) as transaction:
+        result = await transaction.enqueue(1, "one")
+        before = stored(connection)
+        await transaction.end(True)
+
+        assert result.id > 0
+        assert result.created
+        assert before == []
+        assert stored(connection) == [[1, "one"]]
+        assert await result.arefresh()
+        assert result.state == "ready"
+    await app.aclose()
+
+
+@every_way
+@pytest.mark.asyncio
+async def test_a_job_is_gone_with_the_rollback(
+    way: Any, dsn: str, connection: psycopg.Connection[Any]
+) -> None:
+    async with way(dsn) as transaction:
+        result = await transaction.enqueue(1)
+        await transaction.end(False)
+
+        assert stored(connection) == []
+        with pytest.raises(JobNotFound, match="rolled back"):
+            await result.aget(timeout=5)
+    await app.aclose()
+
+
+@every_way
+@pytest.mark.asyncio
+async def test_a_savepoint_that_is_rolled_back_takes_its_jobs_along(
+    way: Any, dsn: str, connection: psycopg.Connection[Any]
+) -> None:
+    async with way(dsn) as transaction:
+        await transaction.enqueue(1)
+        with suppress(RolledBack):
+            async with transaction.savepoint():
+                await transaction.enqueue(2)
+                raise RolledBack
+        async with transaction.savepoint():
+            await transaction.enqueue(3)
+        await transaction.end(True)
+
+        assert stored(connection) == [[1], [3]]
+    await app.aclose()
+
+
+@every_way
+@pytest.mark.asyncio
+async def test_bad_arguments_leave_the_transaction_usable(
+    way: Any, dsn: str, connection: psycopg.Connection[Any]
+) -> None:
+    async with way(dsn) as transaction:
+        await transaction.execute("select 1")
+        with pytest.raises(ArgumentMismatch):
+            await transaction.enqueue()
+        with pytest.raises(ValueError, match="NUL"):
+            await transaction.enqueue(1, "\0")
+        await transaction.enqueue(2)
+        await transaction.end(True)
+
+        assert stored(connection) == [[2]]
+    await app.aclose()
+
+
+@every_way
+@pytest.mark.asyncio
+async def test_a_connection_to_another_database_is_refused_and_stays_usable(
+    way: Any, dsn: str, other_dsn: str, fresh_database: str
+) -> None:
+    for stranger, says in (
+        (other_dsn, "leads to another database"),
+        (fresh_database, "has no pgtask schema"),
+    ):
+        async with way(stranger) as transaction:
+            for _ in range(2):
+                with pytest.raises(WrongDatabase, match=says):
+                    await transaction.enqueue(1)
+            await transaction.execute("select 1")
+            await transaction.end(True)
+        with psycopg.connect(other_dsn) as other:
+            assert stored(other) == []
+    await app.aclose()
+
+
+@every_way
+@pytest.mark.asyncio
+async def test_waiting_in_the_transaction_that_made_the_job_is_refused(way: Any, dsn: str) -> None:
+    async with way(dsn) as transaction:
+        result = await transaction.enqueue(1)
+
+        with pytest.raises(WouldDeadlock, match="commit first"):
+            await result.aget(timeout=5)
+        await transaction.end(True)
+        with pytest.raises(TimeoutError, match="is ready, not finished after"):
+            await result.aget(timeout=0)
+    await app.aclose()
+
+
+@every_way
+@pytest.mark.asyncio
+async def test_options_and_many_calls_travel_on_every_driver(
+    way: Any, dsn: str, connection: psycopg.Connection[Any]
+) -> None:
+    async with way(dsn) as transaction:
+        chosen = note.using(transaction.target).options(
+            queue="calc",
+            priority=7,
+            eta=datetime(2999, 1, 1, tzinfo=UTC),
+            expires=datetime(2999, 1, 2, tzinfo=UTC),
+            tags=["a", "b"],
+            headers={"tenant": "ü"},
+            timeout=2.5,
+            serial="s:{number}",
+        )
+        results = await chosen.adelay_many([(1,), (2, "x"), (3,)], chunk=2)
+        await transaction.end(True)
+
+    rows = connection.execute(
+        "select id, args, queue, priority, state, tags, headers, policy, serial"
+        " from pgtask.jobs order by id"
+    ).fetchall()
+    assert [row[0] for row in rows] == [result.id for result in results]
+    assert [row[1] for row in rows] == [[1], [2, "x"], [3]]
+    assert rows[0][2:] == (
+        "calc",
+        7,
+        "scheduled",
+        ["a", "b"],
+        {"tenant": "ü"},
+        {"timeout": 2.5},
+        "s:1",
+    )
+    await app.aclose()
+
+
+def test_an_autocommit_connection_commits_at_once(
+    dsn: str, connection: psycopg.Connection[Any]
+) -> None:
+    with psycopg.connect(dsn, autocommit=True) as own:
+        note.using(own).delay(1)
+
+        assert stored(connection) == [[1]]
+
+
+def test_without_any_transaction_a_call_commits_by_itself(
+    connection: psycopg.Connection[Any],
+) -> None:
+    result = note.delay(1)
+
+    assert result.state == "ready"
+    assert stored(connection) == [[1]]
+
+
+def test_many_calls_are_all_or_none(connection: psycopg.Connection[Any]) -> None:
+    ids = [result.id for result in note.delay_many([(n,) for n in range(7)], chunk=3)]
+
+    assert ids == sorted(ids)
+    assert stored(connection) == [[n] for n in range(7)]
+    with pytest.raises(ArgumentMismatch, match="call 6"):
+        note.delay_many([*[(n,) for n in range(6)], ()], chunk=3)
+    assert len(stored(connection)) == 7
+
+
+def test_the_innermost_ambient_connection_wins_and_explicit_beats_it(
+    dsn: str, connection: psycopg.Connection[Any]
+) -> None:
+    with (
+        psycopg.connect(dsn) as outer,
+        psycopg.connect(dsn) as inner,
+        psycopg.connect(dsn) as explicit,
+    ):
+        with app.using(outer):
+            note.delay(1)
+            with app.using(inner):
+                note.delay(2)
+                note.using(explicit).delay(3)
+            note.delay(4)
+        inner.rollback()
+        explicit.rollback()
+        outer.commit()
+
+    assert stored(connection) == [[1], [4]]
+
+
+def test_a_blocking_call_with_an_async_connection_names_its_twin(dsn: str) -> None:
+    async def wrong() -> None:
+        async with await psycopg.AsyncConnection.connect(dsn) as connection:
+            note.using(connection).delay(1)
+
+    with pytest.raises(BlockingCall, match=r"asynchronous psycopg.*use await adelay\(\)"):
+        asyncio.run(wrong())
+
+
+def test_an_unfinished_job_keeps_its_key() -> None:
+    first, again = once.delay(1), once.delay(1)
+
+    assert (first.created, again.created) == (True, False)
+    assert first == again
+    assert once.delay(2) != first
+    with pytest.raises(DuplicateJob) as caught:
+        once.options(on_conflict="raise").delay(1)
+    assert caught.value.job_id == first.id
+
+
+def test_calls_by_name_are_checked_where_the_task_is_known(
+    connection: psycopg.Connection[Any],
+) -> None:
+    app.enqueue(note.name, [1], {"text": "x"}, priority=3)
+    app.enqueue("elsewhere.work", ["any"], {"thing": None}, key="k:{thing}")
+
+    with pytest.raises(ArgumentMismatch):
+        app.enqueue(note.name, [])
+    rows = connection.execute("select task, args, kwargs, key from pgtask.jobs order by id")
+    assert rows.fetchall() == [
+        (note.name, [1, "x"], None, None),
+        ("elsewhere.work", ["any"], {"thing": None}, "k:None"),
+    ]
+
+
+def test_a_role_that_may_not_read_the_identity_is_told_so(dsn: str, server: Any) -> None:
+    name = conninfo_to_dict(dsn)["dbname"]
+    admin = psycopg.conninfo.make_conninfo(server.superuser_dsn, dbname=name)
+    with psycopg.connect(admin) as stranger:
+        stranger.execute("create role nobody_in_particular")
+        stranger.execute("set local role nobody_in_particular")
+
+        # The place is known from another test's role already: forget it.
+        app.client._checked.clear()
+        with pytest.raises(BrokerError, match=r"may not read pgtask.installation"):
+            note.using(stranger).delay(1)
+        assert stranger.execute("select 1").fetchone() == (1,)
+        stranger.rollback()
+
+
+def test_a_forked_child_makes_its_own_connections(connection: psycopg.Connection[Any]) -> None:
+    note.delay(1)
+    child = os.fork()
+    if child == 0:
+        try:
+            note.delay(2)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    note.delay(3)
+
+    assert stored(connection) == [[1], [2], [3]]
+
+
+def test_event_loops_that_ended_leave_no_connections_behind(
+    connection: psycopg.Connection[Any],
+) -> None:
+    for number in range(4):
+        asyncio.run(_note_alone(number))
+
+    rows = connection.execute(
+        "select count(*) from pg_stat_activity where application_name = 'pgtask:client'"
+        " and datname = current_database()"
+    )
+    assert rows.fetchone() == (1,)
+    asyncio.run(_close_after(4))
+    assert stored(connection) == [[n] for n in range(5)]
+
+
+async def _note_alone(number: int) -> None:
+    await note.adelay(number)
+
+
+async def _close_after(number: int) -> None:
+    await note.adelay(number)
+    await app.aclose()
+
+
+@pytest.fixture
+def sessions(dsn: str) -> Iterator[sessionmaker[Session]]:
+    with engine_for(dsn) as engine:
+        made = sessionmaker(engine)
+        contrib.install(made)
+        yield made
+
+
+def test_a_call_joins_the_session_that_is_open(
+    sessions: sessionmaker[Session], connection: psycopg.Connection[Any]
+) -> None:
+    with sessions.begin():
+        note.delay(1)
+        before = stored(connection)
+    with suppress(RolledBack), sessions.begin() as session:
+        session.execute(text("select 1"))
+        note.delay(2)
+        raise RolledBack
+    note.delay(3)
+
+    assert before == []
+    assert stored(connection) == [[1], [3]]
+
+
+def test_a_nested_savepoint_takes_its_jobs_along(
+    sessions: sessionmaker[Session], connection: psycopg.Connection[Any]
+) -> None:
+    with sessions.begin() as session:
+        note.delay(1)
+        savepoint = session.begin_nested()
+        note.delay(2)
+        savepoint.rollback()
+        note.delay(3)
+
+    assert stored(connection) == [[1], [3]]
+
+
+def test_a_session_is_joined_again_after_its_commit(
+    sessions: sessionmaker[Session], connection: psycopg.Connection[Any]
+) -> None:
+    with sessions() as session:
+        session.execute(text("select 1"))
+        note.delay(1)
+        session.commit()
+        note.delay(2)
+        between = stored(connection)
+        session.execute(text("select 1"))
+        note.delay(3)
+        session.rollback()
+
+    assert between == [[1], [2]]
+    assert stored(connection) == [[1], [2]]
+
+
+def test_two_open_sessions_are_ambiguous_until_one_is_named(
+    sessions: sessionmaker[Session], connection: psycopg.Connection[Any]
+) -> None:
+    with sessions.begin() as first, sessions.begin() as second:
+        with pytest.raises(AmbiguousTransaction, match=r"2 transactions are open here: .*Session"):
+            note.delay(1)
+        note.using(first).delay(2)
+        with app.using(second):
+            note.delay(3)
+        second.rollback()
+
+    assert stored(connection) == [[2]]
+
+
+def test_another_threads_session_is_not_joined(
+    sessions: sessionmaker[Session], connection: psycopg.Connection[Any]
+) -> None:
+    with sessions.begin() as session:
+        session.execute(text("select 1"))
+        other = threading.Thread(target=note.delay, args=(1,))
+        other.start()
+        other.join()
+        seen = stored(connection)
+        note.delay(2)
+
+    assert seen == [[1]]
+    assert stored(connection) == [[1], [2]]
+
+
+def test_scoped_sessions_are_joined(dsn: str, connection: psycopg.Connection[Any]) -> None:
+    with engine_for(dsn) as engine:
+        scoped = scoped_session(sessionmaker(engine))
+        contrib.install(scoped)
+        with scoped.begin():
+            note.delay(1)
+            note.using(scoped).delay(2)
+            assert stored(connection) == []
+        scoped.remove()
+
+    assert stored(connection) == [[1], [2]]
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+@pytest.mark.asyncio
+async def test_an_async_session_is_joined_before_its_first_statement(
+    driver: str, dsn: str, connection: psycopg.Connection[Any]
+) -> None:
+    async with async_engine_for(driver, dsn) as engine:
+        made = async_sessionmaker(engine)
+        contrib.install(made)
+
+        async with made.begin() as session:
+            await note.adelay(1)
+            before = stored(connection)
+            await session.run_sync(lambda inner: note.delay(2))
+        with suppress(RolledBack):
+            async with made.begin():
+                await note.adelay(3)
+                raise RolledBack
+        await note.adelay(4)
+
+    assert before == []
+    assert stored(connection) == [[1], [2], [4]]
+
+
+@pytest.mark.asyncio
+async def test_concurrent_async_sessions_do_not_meet(
+    dsn: str, connection: psycopg.Connection[Any]
+) -> None:
+    async with async_engine_for("asyncpg", dsn) as engine:
+        made = async_sessionmaker(engine)
+        contrib.install(made)
+        meeting = asyncio.Barrier(2)
+
+        async def work(number: int) -> None:
+            async with made.begin() as session:
+                await session.execute(text("select 1"))
+                await meeting.wait()
+                await note.adelay(number)
+                await meeting.wait()
+                if number == 2:
+                    await session.rollback()
+
+        await asyncio.gather(work(1), work(2))
+
+    assert stored(connection) == [[1]]
+
+
+@pytest.mark.asyncio
+async def test_a_blocking_call_beside_an_async_session_names_its_twin(dsn: str) -> None:
+    async with async_engine_for("psycopg", dsn) as engine:
+        scoped = async_scoped_session(async_sessionmaker(engine), scopefunc=asyncio.current_task)
+        contrib.install(scoped)
+        async with scoped.begin():
+            with pytest.raises(BlockingCall, match=r"asynchronous .*AsyncSession.*adelay"):
+                note.delay(1)
+        await scoped.remove()
+
+
+def test_install_takes_session_factories_only() -> None:
+    with pytest.raises(TypeError, match=r"install\(\) takes a sessionmaker"):
+        contrib.install(object())  # type: ignore[arg-type]  # the point
