@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import inspect
 import re
 import shutil
 import subprocess
@@ -125,7 +126,8 @@ def _command(path: str, command: click.Command) -> Iterator[str]:
         if isinstance(param, click.Argument)
     ]
     yield f"## `{' '.join([path, *words])}`\n"
-    yield re.sub(r"\n(?!\n)", " ", (command.help or "").strip()).replace("\n ", "\n\n") + "\n"
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    yield "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs) + "\n"
     rows = list(_options(command))
     if rows:
         yield from rows
@@ -145,7 +147,7 @@ def _options(command: click.Command) -> Iterator[str]:
         if not option.is_flag and not option.count:
             kind = option.type
             words = "\\|".join(kind.choices) if isinstance(kind, click.Choice) else None
-            names += f" {words or option.metavar or kind.name.upper()}"
+            names += f" {words or option.metavar or kind.name.split()[0].upper()}"
         yield f"| `{names}` | {option.help or ''} |"
 
 
@@ -244,6 +246,8 @@ def _commented(name: str, comment: str | None) -> str:
 
 
 def _split(arguments: str) -> list[str]:
+    # The type of a default NULL stands before it already.
+    arguments = re.sub(r"NULL::[\w \[\]]+", "NULL", arguments)
     # At the commas between parameters: those inside brackets belong to a type or a default.
     return [a.strip() for a in re.split(r",(?![^()']*\))", arguments) if a.strip()]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+from collections import ChainMap
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -146,7 +147,7 @@ class App:
     @property
     def tasks(self) -> Mapping[str, Task[Any, Any]]:
         """Every task this app knows by name, those of the module-level decorator included."""
-        return MappingProxyType({**_shared, **self._tasks})
+        return MappingProxyType(ChainMap(self._tasks, _shared))
 
     @property
     def own_tasks(self) -> Mapping[str, Task[Any, Any]]:

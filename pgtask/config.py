@@ -17,7 +17,8 @@ from typing import Any, Literal
 from pgtask.errors import ConfigError
 
 DAY = 86_400.0
-NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+# A queue name, or a pattern of them.
+_QUEUES = re.compile(r"[A-Za-z0-9_.:*?-]{1,128}")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 _CONFIG_FILE = "pgtask.toml"
@@ -313,9 +314,10 @@ def _queues(value: object) -> tuple[str, ...]:
         raise ValueError('must be a list of names → write "a,b" or ["a", "b"]')
     names = tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
     for name in names:
-        if name != "*" and not NAME.fullmatch(name):
+        if not _QUEUES.fullmatch(name):
             raise ValueError(
-                f"{name!r} is no queue name → use 1 to 128 letters, digits, or any of _ . : -"
+                f"{name!r} is no queue name → use 1 to 128 letters, digits, or any of _ . : -,"
+                " and * or ? in a pattern"
             )
     if not names:
         raise ValueError('names no queue → write "*" for all of them')

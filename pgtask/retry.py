@@ -79,12 +79,13 @@ def parse_backoff(value: Any) -> str | tuple[float, ...] | Callable[[int], float
             return value
         if kind in ("const", "linear") and colon:
             try:
-                parse_seconds("backoff", float(seconds))
+                number = parse_seconds("backoff", float(seconds))
             except ValueError as error:
                 raise BadOption(
                     f"backoff {value!r}: {seconds!r} is not a number of seconds"
                 ) from error
-            return value
+            # Written anew: SQL reads plain numbers only, Python's float() also " 5" and "1_000".
+            return f"{kind}:{number:.6f}".rstrip("0").rstrip(".")
     elif isinstance(value, (list, tuple)):
         if not value:
             raise BadOption("backoff: an empty list says no delay; give at least one")
@@ -101,7 +102,7 @@ def parse_backoff(value: Any) -> str | tuple[float, ...] | Callable[[int], float
 def parse_jitter(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise BadOption(f"jitter is a fraction from 0 to 1, got {value!r}")
-    return float(value)
+    return round(float(value), 6)
 
 
 def parse_seconds(name: str, value: Any) -> float:
@@ -112,4 +113,5 @@ def parse_seconds(name: str, value: Any) -> float:
         raise BadOption(f"{name} must be seconds or a timedelta, got {value!r}")
     if not 0 <= value <= MAX_SECONDS:
         raise BadOption(f"{name} must be between 0 and {MAX_SECONDS:.0f} seconds, got {value!r}")
-    return float(value)
+    # To the microsecond, as PostgreSQL counts.
+    return round(float(value), 6)

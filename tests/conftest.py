@@ -61,7 +61,10 @@ def server(testrun_uid: str) -> Iterator[TestServer]:
     home.mkdir(exist_ok=True)
     with embedded.lease(home / ".pgtask", durable=False, linger=2.0, quiet=True) as lease:
         yield TestServer(lease)
-    shutil.rmtree(home, ignore_errors=True)
+    # The other processes of the run may still use it: the last one out clears up.
+    if not embedded.status(home / ".pgtask", durable=False).holders:
+        embedded.stop(home / ".pgtask", durable=False)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ async def async_write_row(value: int) -> int:
 @app.task(transaction=True)
 def write_and_hold(value: int, path: str) -> None:
     current_job().connection.execute("insert into public.effect (value) values (%s)", [value])
-    append(path, "begin")
+    append(path, f"begin {os.getpid()}")
     while not Path(path + ".go").exists():
         time.sleep(0.01)
 
@@ -168,6 +169,80 @@ def in_lane(lane: int, path: str) -> None:
 def at_most_once(path: str) -> None:
     append(path, "begin")
     os._exit(1)
+
+
+@app.task
+def pass_gate(path: str, log: str) -> None:
+    """Go through at once where the gate is open, else wait for it."""
+    job = current_job().id
+    append(log, f"+{job} {os.getpid()}")
+    while not Path(path).exists():
+        time.sleep(0.01)
+    append(log, f"-{job} {os.getpid()}")
+
+
+@app.task(backoff="const:0.05", jitter=0)
+def nap(seconds: float, log: str) -> None:
+    job = current_job().id
+    append(log, f"+{job} {os.getpid()}")
+    time.sleep(seconds)
+    append(log, f"-{job} {os.getpid()}")
+
+
+@app.task(max_attempts=1)
+def start_program(log: str) -> None:
+    """Start a program that goes on for long, and wait for it."""
+    program = subprocess.Popen(["sleep", "600"])
+    append(log, f"{os.getpid()} {program.pid}")
+    program.wait()
+
+
+@app.task
+def fork_and_return() -> int:
+    """Return in both processes, as code written for daemons does."""
+    if (pid := os.fork()) == 0:
+        return -1
+    os.waitpid(pid, 0)
+    return 1
+
+
+@app.task(max_attempts=1)
+async def async_stop_the_loop(seconds: float, log: str) -> None:
+    append(log, "begin")
+    time.sleep(seconds)  # noqa: ASYNC251 - what it is for
+
+
+@app.task
+async def async_wait(seconds: float, log: str) -> None:
+    append(log, str(os.getpid()))
+    await asyncio.sleep(seconds)
+
+
+@app.task(backoff="const:0.05", jitter=0)
+async def async_die(log: str, times: int) -> int:
+    """End the process, the first so many times, after a first await."""
+    append(log, "begin")
+    await asyncio.sleep(0.01)
+    if len(Path(log).read_text().splitlines()) <= times:  # noqa: ASYNC240
+        os._exit(3)
+    return current_job().attempt
+
+
+@app.task(transaction=True, max_attempts=1)
+def write_once(value: int) -> None:
+    current_job().connection.execute("insert into public.effect (value) values (%s)", [value])
+
+
+@app.task
+def enqueue_note(path: str, queue: str) -> None:
+    note.options(queue=queue).delay(path, f"in {queue}")
+
+
+@app.task(on_crash="fail")
+def hold_at_most_once(path: str) -> None:
+    append(path, f"begin {os.getpid()}")
+    while not Path(path + ".go").exists():
+        time.sleep(0.01)
 
 
 def append(path: str, line: str) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import psycopg
 
 from tests.conditions import eventually
 
+Start = Callable[..., "Worker"]
 ROOT = Path(__file__).parents[1]
 
 
@@ -80,7 +81,7 @@ class Worker:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(5)
-        eventually(lambda: not [pid for pid in family if _lives(pid)], timeout=5)
+        eventually(lambda: not [pid for pid in family if lives(pid)], timeout=5)
 
 
 def _children(pid: int) -> list[int]:
@@ -96,7 +97,7 @@ def _descendants(pid: int) -> list[int]:
     return found + [below for child in found for below in _descendants(child)]
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

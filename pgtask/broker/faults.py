@@ -25,6 +25,8 @@ _REFUSALS: dict[str, type[Refused]] = {
 # The connection is of no use any more: shutdowns, too many clients, and a server that turned into a
 # read-only standby.
 _DEAD = ("08", "57P", "53300", "25006")
+# The same statement may well succeed later: deadlocks, no memory or disk, locks, cancelled, I/O.
+_PASSING = ("40", "53", "55P03", "57014", "58")
 _SCHEMA = ("3F000", "42883", "42P01")
 
 
@@ -33,6 +35,11 @@ def is_dead(error: psycopg.Error) -> bool:
     if error.sqlstate is None:
         return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
     return error.sqlstate.startswith(_DEAD)
+
+
+def is_passing(error: psycopg.Error) -> bool:
+    """Tell whether the statement was rolled back for a reason that is not the statement's."""
+    return (error.sqlstate or "").startswith(_PASSING)
 
 
 def translate(error: psycopg.Error) -> BrokerError | None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from pgtask.broker.faults import is_dead, translate
+from pgtask.broker.faults import is_dead, is_passing, translate
 from pgtask.broker.pool import connect_arguments
 from pgtask.broker.statement import Statement
 from pgtask.errors import Unavailable
@@ -46,8 +46,9 @@ class Link:
     async def run(self, statement: Statement[T], *, deadline: float = 5.0) -> T:
         """Run a statement within `deadline` seconds.
 
-        Raises Unavailable when the connection was lost or the deadline passed; whether the
-        statement committed is then unknown. Never waits for the kernel to notice a dead peer.
+        Raises Unavailable when the connection was lost or the deadline passed, where it is unknown
+        whether the statement committed, and when PostgreSQL rolled it back for a reason that passes
+        (a lock, a deadlock, a full disk). Never waits for the kernel to notice a dead peer.
         """
         async with self._lock:
             try:
@@ -63,6 +64,8 @@ class Link:
                     await self._close()
                 if (ours := translate(error)) is not None:
                     raise ours from error
+                if is_passing(error):
+                    raise Unavailable(f"the database could not do it now: {error}") from error
                 raise
             except asyncio.CancelledError:
                 await self._close()

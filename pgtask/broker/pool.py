@@ -67,7 +67,7 @@ class Broker:
         Raises Unavailable when no connection can be had in time or it was lost, the Refused that
         the schema answered, and psycopg's own exception otherwise.
         """
-        self._pool.open()
+        self._open()
         try:
             with translating(), self._pool.connection() as connection:
                 return self.run_on(connection, statement)
@@ -76,7 +76,7 @@ class Broker:
 
     def run_all(self, statements: Sequence[Statement[T]]) -> list[T]:
         """Run them in one transaction: all or none. Raises as run."""
-        self._pool.open()
+        self._open()
         try:
             with translating(), self._pool.connection() as connection, connection.transaction():
                 return [self.run_on(connection, statement) for statement in statements]
@@ -92,6 +92,13 @@ class Broker:
     def close(self) -> None:
         """Close the pool."""
         self._pool.close()
+
+    def _open(self) -> None:
+        if self._pool.closed:
+            # A wrong password or host is said at once; the pool would try on until its time-out.
+            with translating():
+                psycopg.connect(self._dsn, **connect_arguments("pgtask:client")).close()
+        self._pool.open()
 
     def _why(self, error: Exception) -> str:
         # The pool hides why it has no connection; ask once, directly.
@@ -124,7 +131,7 @@ class AsyncBroker:
 
     async def run(self, statement: Statement[T]) -> T:
         """Run it in a transaction of its own; raises as Broker.run."""
-        await self._pool.open()
+        await self._open()
         try:
             with translating():
                 async with self._pool.connection() as connection:
@@ -134,7 +141,7 @@ class AsyncBroker:
 
     async def run_all(self, statements: Sequence[Statement[T]]) -> list[T]:
         """Run them in one transaction: all or none. Raises as Broker.run."""
-        await self._pool.open()
+        await self._open()
         try:
             with translating():
                 async with self._pool.connection() as connection, connection.transaction():
@@ -162,6 +169,15 @@ class AsyncBroker:
     async def _remember(self, connection: psycopg.AsyncConnection[Any]) -> None:
         self._connections.add(connection)
 
+    async def _open(self) -> None:
+        if self._pool.closed:
+            with translating():
+                probe = await psycopg.AsyncConnection.connect(
+                    self._dsn, **connect_arguments("pgtask:client")
+                )
+                await probe.close()
+        await self._pool.open()
+
     async def _why(self, error: Exception) -> str:
         try:
             async with await psycopg.AsyncConnection.connect(
@@ -186,16 +202,16 @@ def translating() -> Iterator[None]:
 def _is_quiet(connection: psycopg.Connection[Any]) -> None:
     # An idle connection has nothing to say. Readable means notices or, mostly, that the server
     # closed it: one poll() instead of a round trip tells the healthy ones apart.
-    if _readable(connection.fileno()):
+    if is_readable(connection.fileno()):
         connection.execute("select 1")
 
 
 async def _is_quiet_async(connection: psycopg.AsyncConnection[Any]) -> None:
-    if _readable(connection.fileno()):
+    if is_readable(connection.fileno()):
         await connection.execute("select 1")
 
 
-def _readable(descriptor: int) -> bool:
+def is_readable(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN | select.POLLHUP | select.POLLERR)
     return bool(poll.poll(0))

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from pgtask.broker import attempts
-from pgtask.broker.pool import connect_arguments, translating
+from pgtask.broker.pool import connect_arguments, is_readable, translating
 from pgtask.job import Attempt
 
 # A killed child leaves its backend, and with it the transaction's locks, until the server looks.
@@ -26,11 +26,16 @@ class TaskConnection:
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Connection[Any]]:
         """Yield the connection inside a transaction that commits on leaving."""
-        if self._connection is None or self._connection.closed or self._connection.broken:
+        connection = self._connection
+        if connection is not None and (connection.closed or is_readable(connection.fileno())):
+            # The server closed it while it rested, which is no fault of this attempt.
+            connection.close()
+            connection = None
+        if connection is None:
             with translating():
-                self._connection = psycopg.connect(self._dsn, **_arguments())
-        with self._connection.transaction():
-            yield self._connection
+                connection = self._connection = psycopg.connect(self._dsn, **_arguments())
+        with connection.transaction():
+            yield connection
 
 
 class AsyncTaskConnections:

@@ -26,11 +26,15 @@ def worker(session: Session, /, *, drain: bool, name: str, **settings: object) -
     """
     from pgtask.discover import find_spec, no_app
     from pgtask.worker.supervisor import run_worker
+    from pgtask.worker.zygote import settings_of
 
     session.told(**settings)
     # The app is not imported here: user code never runs in the process that holds the lease.
-    config = session.load()
+    config = session.config_without_app
     app = find_spec(config.app, session.directory)
     if app is None:
         raise no_app(session.directory)
+    if config.sources["dsn"] in ("default", "DATABASE_URL", "libpq environment"):
+        # App(dsn=...) outranks these.
+        config = session.load(code=settings_of(app))
     return run_worker(config, app_spec=app, drain=drain, name=name)

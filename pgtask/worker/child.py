@@ -25,12 +25,17 @@ FLUSH_AFTER = 0.005
 
 def serve(runner: Runner, connection: socket.socket, slot: Slot) -> None:
     """Run sync jobs one after the other until the supervisor closes the pipe."""
-    connection.sendall(wire.pack(wire.READY, os.getpid()))
+    me = os.getpid()
+    outbox = _Outbox(connection)
+    # The supervisor asks for what is done when the job after it turns out long. This signal, because
+    # where nobody handles it, it does nothing.
+    signal.signal(signal.SIGURG, outbox.on_signal)
+    signal.siginterrupt(signal.SIGURG, False)
+    connection.sendall(wire.pack(wire.READY, me))
     while (frame := wire.receive(connection)) is not None:
         kind = wire.kind_of(frame)
         if kind == wire.STOP:
             return
-        reports: list[wire.Report] = []
         refused: list[int] = []
         sent = began = time.monotonic()
         for job in wire.decode_jobs(frame)[1]:
@@ -38,18 +43,40 @@ def serve(runner: Runner, connection: socket.socket, slot: Slot) -> None:
                 refused.append(job.place)
                 continue
             outcome = runner.run(job, _asks(slot, job.place))
+            if os.getpid() != me:
+                os._exit(0)  # a fork that the task made and let return: the job is not its own
             slot.end()
             now = time.monotonic()
-            reports.append(wire.Report(job.id, job.epoch, now - began, outcome))
+            outbox.reports.append(wire.Report(job.id, job.epoch, now - began, outcome))
             began = now
             if now - sent > FLUSH_AFTER:
-                connection.sendall(wire.pack(wire.OUTCOMES, reports))
-                reports = []
+                outbox.flush()
                 sent = began = time.monotonic()
-        if reports:
-            connection.sendall(wire.pack(wire.OUTCOMES, reports))
+        outbox.flush()
         if refused:
             connection.sendall(wire.pack(wire.REFUSED, refused))
+
+
+class _Outbox:
+    """Outcomes that wait for company, to be sent in one frame."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._sending = False
+        self.reports: list[wire.Report] = []
+
+    def flush(self) -> None:
+        # The signal may come at any point; a frame must not begin within another.
+        self._sending = True
+        if self.reports:
+            data = wire.pack(wire.OUTCOMES, self.reports)
+            self.reports.clear()  # in place: an append that the signal interrupted must not be lost
+            self._connection.sendall(data)
+        self._sending = False
+
+    def on_signal(self, number: int, frame: object) -> None:
+        if not self._sending:
+            self.flush()
 
 
 def serve_async(runner: Runner, connection: socket.socket, slot: Slot) -> None:
@@ -162,8 +189,11 @@ def _asks(slot: Slot, place: int) -> Callable[[], bool]:
 
 def reset_process() -> None:
     """After the fork: default signals, a process group of its own, first in line for the OOM killer."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGQUIT):
+    for number in (signal.SIGINT, signal.SIGCHLD, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
+    # A service manager may tell every process of the worker to end: the supervisor alone decides.
+    # Handled, not ignored: what a task starts must not inherit it.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
     # The terminal's Ctrl-C is for the supervisor, which decides what it means for the jobs here.
     with contextlib.suppress(PermissionError):
         os.setpgid(0, 0)

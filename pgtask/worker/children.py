@@ -45,6 +45,7 @@ log = logging.getLogger("pgtask.worker")
 
 TICK = 0.05  # s between two looks at time limits and at jobs stuck behind a long one
 STUCK = 0.05  # s a job may run before those behind it in the same child are taken back
+PATIENCE = 0.5  # s all children may be busy with one job each before waiting jobs are given back
 START_LIMIT = 60.0  # s for a child to shake hands, and for the app to import
 MAX_RESPAWN_PAUSE = 30.0
 MAX_STILLBORN = 5  # children in a row that ended without a handshake: the start-up is broken
@@ -80,6 +81,8 @@ class Child:
     next_place: int = 1
     unsent: bytearray = field(default_factory=bytearray)
     frames: wire.FrameBuffer = field(default_factory=wire.FrameBuffer)
+    born: float = field(default_factory=time.monotonic)
+    hung_up: bool = False  # its end of the pipe is closed
     killed: str | None = None  # why the supervisor killed it
     culprits: set[int] = field(default_factory=set)
     taking: tuple[int, int, float] | None = None  # first place, end, when asked
@@ -121,6 +124,7 @@ class Children:
         self._stillborn = 0
         self._pace = Pace()
         self._returned: deque[Claimed] = deque()
+        self._zygote_is_dead = False
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pauses: set[asyncio.TimerHandle] = set()
         self._stopping = False
@@ -212,20 +216,23 @@ class Children:
             self._take_back(child)
         return released
 
-    def cancel(self, job_ids: Iterable[int]) -> None:
-        """Pass a wish to cancel on to whoever runs these jobs."""
-        wanted = set(job_ids)
+    def cancel(self, wishes: Iterable[tuple[int, bool]]) -> None:
+        """Pass wishes to cancel on to whoever runs these jobs: (job id, kill what does not listen)."""
+        wanted = dict(wishes)
         for child in self._children.values():
-            mine = wanted & child.held.keys()
-            if not mine:
+            mine = wanted.keys() & child.held.keys()
+            if not mine or child.killed:
                 continue
             if child.is_async:
                 self._send(child, wire.CANCEL, sorted(mine))
-            else:
-                running = child.slot.running()
-                for job_id in mine:
-                    if running is not None and child.held[job_id].place == running.place:
-                        child.slot.cancel(running.place)
+                continue
+            running = child.slot.running()
+            for job_id in mine:
+                if running is not None and child.held[job_id].place == running.place:
+                    child.slot.cancel(running.place)
+                    if wanted[job_id]:
+                        child.culprits.add(job_id)
+                        self._kill(child, "cancelled")
 
     def _sync_room(self, child: Child) -> int:
         if child.taking is not None or self._stopping:
@@ -240,8 +247,13 @@ class Children:
     def _hand_out(self) -> None:
         frames: dict[int, list[wire.Job]] = {}
         # Fewest first, so that one job finds an idle child and many are spread.
+        # Not behind a job that turned out long: what was just taken back there would go there again.
         sync = sorted(
-            (c for c in self._children.values() if not c.is_async and c.ready and not c.killed),
+            (
+                c
+                for c in self._children.values()
+                if not c.is_async and c.ready and not c.killed and not _is_stuck(c)
+            ),
             key=lambda c: c.expected,
         )
         waiting: deque[Claimed] = deque()
@@ -339,8 +351,11 @@ class Children:
         except OSError:
             data = b""
         if not data:
-            # The process may live a moment longer; its end is told by the zygote.
+            # The process may live a moment longer; its end is told by the zygote, if there is one.
             asyncio.get_running_loop().remove_reader(child.connection)
+            child.hung_up = True
+            if self._zygote_is_dead:
+                self._bury(child, signal.SIGKILL)
             return
         for frame in child.frames.feed(data):
             kind = wire.kind_of(frame)
@@ -359,9 +374,10 @@ class Children:
         ended: list[Ended] = []
         tasks: list[str] = []
         for report in reports:
-            held = child.held.pop(report.id, None)
+            held = child.held.get(report.id)
             if held is None or held.job.epoch != report.epoch:
                 continue
+            del child.held[report.id]
             child.expected -= held.cost
             if not child.is_async:
                 self._pace.note(held.job.task, report.seconds)
@@ -383,30 +399,64 @@ class Children:
             for child in list(self._children.values()):
                 if (child.held or child.taking) and not child.killed:
                     self._look_at(child)
+                elif not child.ready and time.monotonic() - child.born > START_LIMIT:
+                    self._kill(child, "start-up")
+            if self._returned:
+                self._release_behind_long_ones()
             if self._failure.done():
                 self._failure.result()
 
     def _look_at(self, child: Child) -> None:
+        running = child.slot.running()
         if child.is_async:
             now = time.monotonic()
-            for held in child.held.values():
-                # The coroutine was cancelled at its limit; a loop that does not turn is killed.
-                if held.timeout is not None and now - held.sent_at > held.timeout + 0.5:
-                    child.culprits.add(held.job.id)
-            if child.culprits:
+            # The coroutine was cancelled at its limit; a loop that does not turn is killed.
+            late = [
+                held
+                for held in child.held.values()
+                if held.timeout is not None and now - held.sent_at > held.timeout + 0.5
+            ]
+            if late:
+                # Where one coroutine stops the loop, the others could not keep their limits.
+                stopping = [h for h in late if running is not None and h.place == running.place]
+                child.culprits.update(held.job.id for held in stopping or late)
                 self._kill(child, "timeout")
             return
-        running = child.slot.running()
         if child.taking is not None:
             self._conclude_taking(child)
         elif running is not None and running.seconds > STUCK and len(child.held) > 1:
+            self._ask_for_outcomes(child, running.place)
             self._take_back(child)
         if running is None:
             return
         current = next((h for h in child.held.values() if h.place == running.place), None)
-        if current is not None and current.timeout is not None and running.seconds > current.timeout:
+        if (
+            current is not None
+            and current.timeout is not None
+            and running.seconds > current.timeout
+        ):
             child.culprits.add(current.job.id)
             self._kill(child, "timeout")
+
+    def _ask_for_outcomes(self, child: Child, place: int) -> None:
+        # Outcomes travel together; those before a long job must not wait for its end.
+        if child.pid is not None and any(held.place < place for held in child.held.values()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGURG)
+
+    def _release_behind_long_ones(self) -> None:
+        """Where every child is busy for longer, what waits here is better off with other workers."""
+        for child in self._children.values():
+            running = None if child.is_async else child.slot.running()
+            if not child.is_async and (running is None or running.seconds < PATIENCE):
+                return
+        released = [job for job in self._returned if not self.tasks[job.task].is_async]
+        self._returned = deque(job for job in self._returned if self.tasks[job.task].is_async)
+        if released:
+            self._finished(
+                [Ended(job.id, job.epoch, "released") for job in released],
+                [job.task for job in released],
+            )
 
     def _take_back(self, child: Child) -> None:
         if child.is_async or child.taking is not None:
@@ -529,8 +579,15 @@ class Children:
             data = b""
         if not data:
             asyncio.get_running_loop().remove_reader(control)
+            self._zygote_is_dead = True
             if not self._failure.done():
-                self._failure.set_exception(StartFailed("the zygote process ended"))
+                self._failure.set_exception(
+                    StartFailed("the zygote, which starts the children, ended; was it killed?")
+                )
+            for orphan in list(self._children.values()):
+                self._kill(orphan, "shutdown")
+                if orphan.hung_up or orphan.pid is None:
+                    self._bury(orphan, signal.SIGKILL)
             return
         for frame in frames.feed(data):
             announcement = decode_announcement(frame)
@@ -539,6 +596,8 @@ class Children:
                 if child is not None:
                     child.pid = announcement.pid
                     self._by_pid[announcement.pid] = child
+                    if child.killed:
+                        self._kill(child, child.killed)
             elif isinstance(announcement, Died):
                 child = self._by_pid.pop(announcement.pid, None)
                 if child is not None:
@@ -570,17 +629,21 @@ class Children:
                 os.killpg(child.pid, signal.SIGKILL)
 
         how = _how(status, killed=child.killed is not None)
+        # Between two jobs it is the last one, whose outcome never came; between two steps of an
+        # event loop nobody knows, and a job that always does this must not go on for ever.
+        suspect = running.place if running is not None else None if child.is_async else begun
         ended: list[Ended] = []
         tasks: list[str] = []
         for held in child.held.values():
             job = held.job
             tasks.append(job.task)
-            if job.id in child.culprits:
+            if job.id in child.culprits and child.killed == "cancelled":
+                ended.append(Ended(job.id, job.epoch, "cancelled"))
+            elif job.id in child.culprits:
                 message = f"timeout of {held.timeout:g} s passed; the child was killed"
                 ended.append(_died(job, "timeout", "HardTimeLimit", message))
-            elif child.killed is None and running is not None and running.place == held.place:
+            elif child.killed is None and suspect in (held.place, None):
                 ended.append(_died(job, "crashed", "ChildCrashed", f"the child {how}"))
-                log.error("job %s (%s): the child %s", job.id, job.task, how)
             elif held.at_most_once and (child.is_async or held.place <= begun):
                 message = f"the child {how} ({child.killed or 'beside another job'})"
                 ended.append(_died(job, "crashed", "ChildCrashed", message))
@@ -593,10 +656,13 @@ class Children:
             self._stillborn += 1
         if self._stillborn >= MAX_STILLBORN and not self._failure.done():
             self._failure.set_exception(
-                StartFailed(f"{self._stillborn} children in a row ended at start-up; the last {how}")
+                StartFailed(
+                    f"{self._stillborn} children in a row ended at start-up; the last {how}"
+                )
             )
         if not self._stopping and not self._failure.done():
             pause = 0.0 if child.ready else min(0.1 * 2**self._stillborn, MAX_RESPAWN_PAUSE)
+            self._pauses = {p for p in self._pauses if p.when() > loop.time()}
             self._pauses.add(loop.call_later(pause, lambda: self._respawn(child.is_async)))
         self.changed.set()
 
@@ -629,6 +695,11 @@ class Children:
             if self._zygote.returncode is None:
                 self._zygote.kill()
                 await self._zygote.wait()
+
+
+def _is_stuck(child: Child) -> bool:
+    running = child.slot.running() if child.held else None
+    return running is not None and running.seconds > STUCK
 
 
 def _ended(job_id: int, epoch: int, outcome: Outcome) -> Ended:

@@ -19,6 +19,9 @@ log = logging.getLogger("pgtask.worker")
 
 MOST = 500  # jobs in one claim
 LOOK_FOR_QUEUES = 1.0  # s between two looks for queues that this worker has not met
+LATE = 60.0  # s after which a claim that was given up is over on the server too, by its time-out
+LOOK_FOR_LATE = 5.0
+DRAIN_POLL = 0.1
 CATCH_BREATH = 0.25  # share of the room that must be free before a busy worker claims again
 
 
@@ -48,6 +51,7 @@ class Claimer:
         self.cancel_wished = asyncio.Event()
         self._looked = float("-inf")
         self._in_doubt = False
+        self._late_until = self._reconciled = float("-inf")
 
     async def run(self, *, drain: bool = False) -> None:
         """Claim until cancelled; with `drain`, until there is nothing left to claim or to wait for."""
@@ -62,11 +66,14 @@ class Claimer:
         failures = 0
         while True:
             self._woken.clear()
-            room, tasks = self._children.room()
-            if room < 1 or not tasks:
-                await self._changed(0.5)
-                continue
+            # Before the claim: what ends meanwhile may have enqueued more.
+            over = self._is_over()
             try:
+                await self._reconcile()
+                room, tasks = self._children.room()
+                if room < 1 or not tasks:
+                    await self._changed(0.5)
+                    continue
                 found = await self._claim(room, tasks)
                 failures = 0
             except Unavailable as error:
@@ -78,14 +85,18 @@ class Claimer:
                 continue
             if found >= min(room, MOST):
                 await self._good_room()
-            elif drain and not found and self._is_over():
-                return
+            elif not drain:
+                await self._idle(tasks, self._poll)
+            elif found or not over:
+                await self._idle(tasks, DRAIN_POLL)
             else:
-                await self._idle(tasks)
+                known = len(self._queues)
+                await self._look_for_queues()
+                if len(self._queues) == known:
+                    return
 
     async def _claim(self, room: int, tasks: Sequence[str]) -> int:
         """Claim up to `room` jobs of these tasks; return how many there were."""
-        await self._reconcile()
         loop = asyncio.get_running_loop()
         if loop.time() - self._looked > LOOK_FOR_QUEUES:
             await self._look_for_queues()
@@ -105,8 +116,14 @@ class Claimer:
         return not self._children.in_flight and not self._completer.backlog
 
     async def _reconcile(self) -> None:
-        """After a lost answer: give back what the database thinks we hold and we do not know."""
-        if not self._in_doubt and not self._completer.in_doubt:
+        """After a lost answer: give back what the database thinks we hold and we do not know.
+
+        Again and again for a while: the server may still be at work on a claim we gave up.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._in_doubt or self._completer.in_doubt:
+            self._late_until = now + LATE
+        elif now > self._late_until or now - self._reconciled < LOOK_FOR_LATE:
             return
         mine = self._children.holds() | self._completer.holds()
         held = await self._link.run(attempts.held(self._worker))
@@ -122,6 +139,7 @@ class Claimer:
             released = [Ended(job_id, epoch, "released") for job_id, epoch in unknown]
             await self._link.run(attempts.finish(self._worker, released))
         self._in_doubt = self._completer.in_doubt = False
+        self._reconciled = now
 
     async def _look_for_queues(self) -> None:
         if len(self._queues) == len(self._patterns) and not any(
@@ -148,10 +166,10 @@ class Claimer:
             if not await self._changed(0.05) and room > 0:
                 return
 
-    async def _idle(self, asked: Sequence[str]) -> None:
+    async def _idle(self, asked: Sequence[str], poll: float) -> None:
         """There is no more of what was asked for: wait for a wake-up, other room, or the next poll."""
         try:
-            async with asyncio.timeout(self._poll):
+            async with asyncio.timeout(poll):
                 while not self._woken.is_set():
                     # Full of one kind of task, only the other kind was asked for.
                     if len(asked) < len(self._children.tasks):

@@ -23,6 +23,7 @@ LINGER = 0.008  # s a few outcomes wait for company while many jobs are in fligh
 BUSY = 64  # jobs in flight from which on there is company to wait for
 BUSY_PAUSE = 0.05  # s before an outcome whose row was locked is sent again
 LAST_FLUSH = 10.0  # s for what is left when the worker ends
+LAST_TRIES = 3.0  # s of these during which an unreachable database is tried again
 
 _TALLY = {
     "timeout": "timed out",
@@ -33,38 +34,57 @@ _TALLY = {
 class Completer:
     """Holds outcomes until they are recorded. Capacity is free before; the lease is held until then."""
 
-    def __init__(self, link: Link, worker: UUID) -> None:
+    def __init__(self, link: Link, worker: UUID, tally: Counter[tuple[str, str]]) -> None:
         self._link = link
         self._worker = worker
         self._waiting: deque[Ended] = deque()
         self._sending: list[Ended] = []
+        self._unanswered: set[tuple[int, int]] = set()  # sent before, and perhaps recorded
         self._arrived = asyncio.Event()
-        self.tally: Counter[tuple[str, str]] = Counter()
+        self.tally = tally
         self.in_doubt = False  # an answer was lost: reconcile before the next claim
-        self.retry_in: float | None = None  # the shortest delay of what was sent back, for the pulse
+        self.retry_in: float | None = (
+            None  # the shortest delay of what was sent back, for the pulse
+        )
+        self._sender = asyncio.Lock()
         self.in_flight: Callable[[], int] = int
+        self.in_hands: Callable[[], set[tuple[int, int]]] = set
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, link: Link, worker: UUID) -> AsyncIterator[Completer]:
-        """Yield a completer; on leaving it is flushed, within a bounded time."""
-        completer = cls(link, worker)
-        sending = asyncio.create_task(completer._run())
+    async def open(
+        cls, link: Link, worker: UUID, tally: Counter[tuple[str, str]]
+    ) -> AsyncIterator[Completer]:
+        """Yield a completer that counts in `tally`.
+
+        On leaving it is flushed, and what the database says this worker holds but nobody here knows
+        (the answer of a claim never came) is given back; all within a bounded time.
+        """
+        completer = cls(link, worker, tally)
         try:
-            yield completer
+            async with asyncio.TaskGroup() as group:
+                sending = group.create_task(completer._run())
+                try:
+                    yield completer
+                finally:
+                    await completer._end(sending)
         finally:
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
             await completer._flush()
+            await completer._give_back_unknown()
 
     def add(self, ended: Sequence[Ended], tasks: Sequence[str]) -> None:
         """Take outcomes over; `tasks` names the task of each, for the tally and the log."""
         for outcome, task in zip(ended, tasks, strict=True):
             verdict = outcome.verdict
             self.tally[task, _TALLY.get(verdict, verdict)] += 1
-            if verdict == "failed":
+            if verdict in ("failed", "crashed", "timeout"):
                 log.error(
-                    "job %d (%s) failed: %s: %s", outcome.id, task, outcome.type, outcome.message
+                    "job %d (%s) %s: %s: %s",
+                    outcome.id,
+                    task,
+                    _TALLY.get(verdict, verdict),
+                    outcome.type,
+                    outcome.message,
                 )
             elif verdict == "retried":
                 log.warning(
@@ -97,20 +117,50 @@ class Completer:
             if len(self._waiting) < MOST and self.in_flight() >= BUSY:
                 await asyncio.sleep(LINGER)
             try:
-                await self._send()
+                async with self._sender:
+                    await self._send()
                 failures = 0
             except Unavailable as error:
                 # Repeating is harmless: while this worker's row lives nobody else moves its rows.
                 self.in_doubt = True
+                self._unanswered.update((ended.id, ended.epoch) for ended in self._sending)
                 log.warning("outcomes of %d jobs wait for the database: %s", self.backlog, error)
                 await asyncio.sleep(pause_after(failures))
                 failures += 1
 
+    async def _end(self, sending: asyncio.Task[None]) -> None:
+        # Not in the middle of a statement: whether it committed would be unknown.
+        try:
+            async with asyncio.timeout(LAST_TRIES), self._sender:
+                sending.cancel()
+        except TimeoutError:
+            self._unanswered.update((ended.id, ended.epoch) for ended in self._sending)
+            sending.cancel()
+
+    async def _give_back_unknown(self) -> None:
+        try:
+            held = await self._link.run(attempts.held(self._worker), deadline=2.0)
+            known = self.holds() | self.in_hands()
+            unknown = [attempt for attempt in held if attempt not in known]
+            if unknown:
+                log.info("giving back %d jobs whose claim was never answered", len(unknown))
+                released = [Ended(job_id, epoch, "released") for job_id, epoch in unknown]
+                await self._link.run(attempts.finish(self._worker, released), deadline=2.0)
+        except Unavailable as error:
+            log.warning("what this worker holds could not be looked up: %s", error)
+
     async def _flush(self) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LAST_TRIES
         try:
             async with asyncio.timeout(LAST_FLUSH):
                 while self._waiting or self._sending:
-                    await self._send()
+                    try:
+                        await self._send()
+                    except Unavailable:
+                        if loop.time() > until:
+                            raise
+                        await asyncio.sleep(0.2)
         except (TimeoutError, Unavailable) as error:
             log.error("%d outcomes are lost, their jobs will run again: %s", self.backlog, error)
 
@@ -118,7 +168,9 @@ class Completer:
         while self._waiting and len(self._sending) < MOST:
             self._sending.append(self._waiting.popleft())
         try:
-            answers = await self._link.run(attempts.finish(self._worker, self._sending), deadline=10.0)
+            answers = await self._link.run(
+                attempts.finish(self._worker, self._sending), deadline=10.0
+            )
         except (Refused, Unavailable):
             raise
         except psycopg.Error as error:
@@ -160,6 +212,9 @@ class Completer:
             answer = missed.get(outcome.id)
             if answer == "busy":
                 self._waiting.append(outcome)
+            elif answer == "stale" and (outcome.id, outcome.epoch) in self._unanswered:
+                # While this worker's row lives nobody else moves its rows: it was recorded the first time.
+                log.debug("job %d: its outcome had been recorded already", outcome.id)
             elif answer == "stale":
                 self.tally["-", "stale"] += 1
                 log.warning(
@@ -171,3 +226,5 @@ class Completer:
             elif outcome.delay is not None:
                 known = self.retry_in
                 self.retry_in = outcome.delay if known is None else min(known, outcome.delay)
+        if self._unanswered:
+            self._unanswered.difference_update((outcome.id, outcome.epoch) for outcome in sent)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,7 @@ from uuid import UUID
 from pgtask.broker import attempts
 from pgtask.broker.attempts import WorkerRow
 from pgtask.broker.link import Link, pause_after
-from pgtask.errors import Unavailable
+from pgtask.errors import Unavailable, WorkerNotAlive
 from pgtask.worker.children import Children
 from pgtask.worker.claimer import Claimer
 from pgtask.worker.completer import Completer
@@ -22,6 +23,7 @@ log = logging.getLogger("pgtask.worker")
 
 BEAT = 5.0  # s
 LEASE = 6 * BEAT  # silence after which a worker is taken for dead; not tunable apart from BEAT
+UPKEEP = 5.0  # s for one statement of maintenance: the next heartbeat waits behind it
 LONGEST_NAP = 0.5  # s between two looks for due jobs
 MAINTENANCE = 3600.0
 PURGE = 60.0
@@ -31,26 +33,29 @@ PURGE_PAGE = 1000
 class Pulse:
     """Registers the worker and keeps its lease; promotes, rescues, purges."""
 
-    def __init__(self, link: Link, worker: UUID, retention: float) -> None:
+    def __init__(
+        self, link: Link, worker: UUID, retention: float, tally: Counter[tuple[str, str]]
+    ) -> None:
         self._link = link
         self._worker = worker
         self._retention = retention
+        self._tally = tally
         self._registered = False
+        self._looked = float("-inf")
         self._seen: dict[UUID, tuple[int, float]] = {}
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, link: Link, worker: UUID, retention: float) -> AsyncIterator[Pulse]:
+    async def open(
+        cls, link: Link, worker: UUID, retention: float, tally: Counter[tuple[str, str]]
+    ) -> AsyncIterator[Pulse]:
         """Yield a pulse; on leaving, after all work is done, the worker's lease ends."""
-        pulse = cls(link, worker, retention)
+        pulse = cls(link, worker, retention, tally)
         try:
             yield pulse
         finally:
             if pulse._registered:
-                try:
-                    await link.run(attempts.deregister(worker))
-                except Unavailable as error:
-                    log.warning("the lease could not be ended, it will run out: %s", error)
+                await pulse._leave()
 
     async def register(self, row: WorkerRow) -> None:
         """Begin the lease."""
@@ -58,10 +63,19 @@ class Pulse:
         await self._link.run(attempts.register(row))
         self._registered = True
 
+    async def _leave(self) -> None:
+        try:
+            await self._hand_in(deadline=2.0)
+            await self._link.run(attempts.deregister(self._worker), deadline=2.0)
+        except WorkerNotAlive:
+            log.debug("there is no lease to end: this worker was declared dead")
+        except Unavailable as error:
+            log.warning("the lease could not be ended, it will run out: %s", error)
+
     async def run(self, children: Children, completer: Completer, claimer: Claimer) -> None:
         """Beat and maintain until cancelled. Raises WorkerNotAlive when declared dead."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._beat(children, completer, claimer))
+            group.create_task(self._beat(children, claimer))
             for work in (
                 lambda: self._promote(completer),
                 self._rescue,
@@ -70,22 +84,24 @@ class Pulse:
             ):
                 group.create_task(self._repeat(work))
 
-    async def _beat(self, children: Children, completer: Completer, claimer: Claimer) -> None:
+    async def _beat(self, children: Children, claimer: Claimer) -> None:
         while True:
-            tally = dict(completer.tally)
+            claimer.cancel_wished.clear()
             try:
-                wishes = await self._link.run(attempts.heartbeat(self._worker, tally))
-                completer.tally.subtract(tally)
-                completer.tally += type(completer.tally)()  # drop the zeros
-                children.cancel(job_id for job_id, _ in wishes)
+                children.cancel(await self._hand_in(deadline=5.0))
             except Unavailable as error:
                 log.warning("no heartbeat: %s", error)
-            claimer.cancel_wished.clear()
             try:
                 async with asyncio.timeout(BEAT):
                     await claimer.cancel_wished.wait()
             except TimeoutError:
                 continue
+
+    async def _hand_in(self, *, deadline: float) -> list[tuple[int, bool]]:
+        counted = dict(self._tally)
+        wishes = await self._link.run(attempts.heartbeat(self._worker, counted), deadline=deadline)
+        _take_off(self._tally, counted)
+        return wishes
 
     async def _repeat(self, work: Callable[[], Coroutine[Any, Any, float]]) -> None:
         failures = 0
@@ -100,7 +116,7 @@ class Pulse:
             await asyncio.sleep(pause)
 
     async def _promote(self, completer: Completer) -> float:
-        promoted, next_in = await self._link.run(attempts.promote(), deadline=30.0)
+        promoted, next_in = await self._link.run(attempts.promote(), deadline=UPKEEP)
         if promoted >= 1000:
             return 0.0
         # What this worker sent back to wait is known before the table is read again.
@@ -110,8 +126,12 @@ class Pulse:
 
     async def _rescue(self) -> float:
         """Judge others by observed silence on our own monotonic clock: no clock jump, no outage fools it."""
-        beats = await self._link.run(attempts.beats(), deadline=30.0)
+        beats = await self._link.run(attempts.beats(), deadline=UPKEEP)
         now = time.monotonic()
+        if now - self._looked > LEASE / 2:
+            # We were away, or the database was: the others could not be seen. Watch anew.
+            self._seen.clear()
+        self._looked = now
         self._seen = {
             worker: seen
             if (seen := self._seen.get(worker)) is not None and seen[0] == beat
@@ -123,17 +143,22 @@ class Pulse:
             for worker, (beat, since) in self._seen.items()
             if worker != self._worker and now - since >= LEASE
         }
-        rescued = await self._link.run(attempts.rescue(silent), deadline=30.0)
+        rescued = await self._link.run(attempts.rescue(silent), deadline=UPKEEP)
         for worker, jobs in rescued.items():
             log.warning("worker %s is dead: its %d jobs were taken back", str(worker)[:8], jobs)
         return BEAT
 
     async def _purge(self) -> float:
-        purged = await self._link.run(
-            attempts.purge(self._retention, PURGE_PAGE), deadline=30.0
-        )
+        purged = await self._link.run(attempts.purge(self._retention, PURGE_PAGE), deadline=UPKEEP)
         return 0.1 if purged >= PURGE_PAGE else PURGE
 
     async def _maintain(self) -> float:
-        await self._link.run(attempts.maintain(self._retention), deadline=30.0)
+        await self._link.run(attempts.maintain(self._retention), deadline=UPKEEP)
         return MAINTENANCE
+
+
+def _take_off(tally: Counter[tuple[str, str]], counted: Mapping[tuple[str, str], int]) -> None:
+    for key, n in counted.items():
+        tally[key] -= n
+        if not tally[key]:
+            del tally[key]

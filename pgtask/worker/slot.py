@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import mmap
 import os
-import struct
 import tempfile
 import time
 from typing import NamedTuple
 
 _SIZE = 64
-_NUMBER = struct.Struct("<q")
-# written by the child
-_PLACE, _STARTED, _BEGUN = 0, 8, 16
-# written by the supervisor
-_CANCELLED, _TAKEN_FROM, _TAKEN_TO = 24, 32, 40
+# Fields, as indexes of 64-bit numbers. Written by the child:
+_PLACE, _STARTED, _BEGUN = 0, 1, 2
+# written by the supervisor:
+_CANCELLED, _TAKEN_FROM, _TAKEN_TO = 3, 4, 5
 
 
 class Running(NamedTuple):
@@ -34,6 +32,9 @@ class Slot:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self._memory = mmap.mmap(descriptor, _SIZE)
+        # One aligned 64-bit store a write. Not struct.pack_into: it zeroes the bytes first, and the
+        # other process sees that zero.
+        self._fields = memoryview(self._memory).cast("q")
 
     @classmethod
     def create(cls) -> Slot:
@@ -48,6 +49,7 @@ class Slot:
 
     def close(self) -> None:
         """Unmap it and close the descriptor."""
+        self._fields.release()
         self._memory.close()
         os.close(self.descriptor)
 
@@ -59,41 +61,42 @@ class Slot:
         First publish, then look: the supervisor writes its mark first and looks later, so at least
         one of the two sees the other. Where both do, the child refuses the job and says so.
         """
-        pack = _NUMBER.pack_into
-        pack(self._memory, _STARTED, time.monotonic_ns())
-        pack(self._memory, _BEGUN, place)
-        pack(self._memory, _PLACE, place)
-        taken_from = self._read(_TAKEN_FROM)
-        if taken_from and taken_from <= place < self._read(_TAKEN_TO):
-            pack(self._memory, _PLACE, 0)
+        fields = self._fields
+        fields[_STARTED] = time.monotonic_ns()
+        fields[_BEGUN] = place
+        fields[_PLACE] = place
+        taken_from = fields[_TAKEN_FROM]
+        if taken_from and taken_from <= place < fields[_TAKEN_TO]:
+            fields[_PLACE] = 0
             return False
         return True
 
     def end(self) -> None:
         """Publish that nothing runs."""
-        _NUMBER.pack_into(self._memory, _PLACE, 0)
+        self._fields[_PLACE] = 0
 
     def is_cancelled(self, place: int) -> bool:
         """Tell whether somebody asked to cancel the job at `place`."""
-        return self._read(_CANCELLED) == place
+        return self._fields[_CANCELLED] == place
 
     # The supervisor's side -------------------------------------------------------------------
 
     def running(self) -> Running | None:
         """Return what the child runs now."""
-        while place := self._read(_PLACE):
-            started = self._read(_STARTED)
-            if self._read(_PLACE) == place:
+        fields = self._fields
+        while place := fields[_PLACE]:
+            started = fields[_STARTED]
+            if fields[_PLACE] == place:
                 return Running(place, (time.monotonic_ns() - started) / 1e9)
         return None
 
     def begun(self) -> int:
         """Return the highest place that has begun so far."""
-        return self._read(_BEGUN)
+        return self._fields[_BEGUN]
 
     def cancel(self, place: int) -> None:
         """Raise the flag that the job at `place` can read."""
-        _NUMBER.pack_into(self._memory, _CANCELLED, place)
+        self._fields[_CANCELLED] = place
 
     def take_back(self, first: int, end: int) -> None:
         """Forbid the child to begin the jobs at places first .. end - 1.
@@ -101,10 +104,8 @@ class Slot:
         Look at begun() a moment later: a job that was beginning at this very instant has
         published itself by then, and stays with the child.
         """
-        _NUMBER.pack_into(self._memory, _TAKEN_FROM, 0)
-        _NUMBER.pack_into(self._memory, _TAKEN_TO, end)
-        _NUMBER.pack_into(self._memory, _TAKEN_FROM, first)
-
-    def _read(self, offset: int) -> int:
-        value: int = _NUMBER.unpack_from(self._memory, offset)[0]
-        return value
+        # What was taken earlier may run elsewhere by now: it stays forbidden until the child is past it.
+        passed = first > self._fields[_TAKEN_TO]
+        self._fields[_TAKEN_TO] = end
+        if passed:
+            self._fields[_TAKEN_FROM] = first

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from uuid import UUID, uuid4
 
@@ -58,6 +59,7 @@ class _Supervisor:
         self._stage = Stage.RUN
         self._asked = asyncio.Event()
         self._code = 0
+        self._tally: Counter[tuple[str, str]] = Counter()  # what was not handed in, over all lives
 
     async def main(self) -> int:
         with self._signals():
@@ -70,7 +72,9 @@ class _Supervisor:
                         raise
                 # Stopped for longer than the lease: others have our jobs. Nothing of what ran here
                 # counts any more; begin anew, under a new id.
-                log.error("this worker was declared dead; its children are killed, it starts anew")
+                log.error("this worker was declared dead; its children are killed")
+                if self._stage > Stage.RUN:
+                    return self._code
 
     async def _live(self) -> None:
         """One life under one worker id. The nesting order is the shutdown order."""
@@ -84,8 +88,8 @@ class _Supervisor:
         ):
             await migrate.acheck(await control.connection())
             async with (
-                Pulse.open(control, worker, config.retention) as pulse,
-                Completer.open(work, worker) as completer,
+                Pulse.open(control, worker, config.retention, self._tally) as pulse,
+                Completer.open(work, worker, self._tally) as completer,
                 Children.open(
                     spec=self._spec,
                     worker=worker,
@@ -97,6 +101,7 @@ class _Supervisor:
                 ) as children,
             ):
                 completer.in_flight = lambda: children.in_flight
+                completer.in_hands = children.holds
                 await pulse.register(
                     WorkerRow(
                         worker,
@@ -201,7 +206,9 @@ class _Supervisor:
         if number == signal.SIGQUIT or self._stage == Stage.WARM:
             self._stage = Stage.COLD
             self._code = 128 + number
-            log.warning("cold stop: children are killed, their jobs are given back; once more: exit")
+            log.warning(
+                "cold stop: children are killed, their jobs are given back; once more: exit"
+            )
         else:
             self._stage = Stage.WARM
             log.info(

@@ -6,6 +6,7 @@ Started by the supervisor as `python -m pgtask.worker.zygote FD APP WORKER`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -23,6 +24,7 @@ from uuid import UUID
 
 import msgspec
 
+from pgtask.errors import AppNotFound
 from pgtask.worker import child, logs
 from pgtask.worker.runner import Runner
 from pgtask.worker.slot import Slot
@@ -50,6 +52,12 @@ class Broken(msgspec.Struct, array_like=True, tag="broken"):
 
     message: str
     traceback: str
+
+
+class Settings(msgspec.Struct, array_like=True, tag="settings"):
+    """What App(...) was given."""
+
+    values: dict[str, Any]
 
 
 class Forked(msgspec.Struct, array_like=True, tag="forked"):
@@ -85,14 +93,16 @@ def main(arguments: list[str]) -> int:
     """Load the app, announce its tasks, then fork on request until the supervisor is gone."""
     control = socket.socket(fileno=int(arguments[0]))
     spec, worker, dsn = arguments[1], UUID(arguments[2]), os.environ["PGTASK_DSN"]
-    die_with_parent(signal.SIGTERM)
+    die_with_parent(signal.SIGKILL)
+    # As in the children: what is told to every process of the worker is for the supervisor.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         app = _load(spec)
         tasks = [
             TaskInfo(name, task.is_async, task.defaults.timeout) for name, task in app.tasks.items()
         ]
     except BaseException as error:  # noqa: BLE001 - a child's main: user modules may raise anything
-        _announce(control, Broken(f"{type(error).__name__}: {error}", traceback.format_exc()))
+        _announce(control, _broken(error))
         return 3
     threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
     _announce(control, Loaded(tasks, threads))
@@ -131,6 +141,9 @@ def _serve(control: socket.socket, runner: Runner, arguments: list[str], *, spaw
                         os.close(descriptor)
                     control.close()
                     run_child(runner, request, *descriptors)
+            # Also here: it must be there before anybody wants to kill it.
+            with contextlib.suppress(PermissionError, ProcessLookupError):
+                os.setpgid(pid, pid)
             for descriptor in descriptors:
                 os.close(descriptor)
             _announce(control, Forked(request.number, pid))
@@ -171,6 +184,7 @@ def _spawn(request: Fork, descriptors: list[int], arguments: list[str]) -> int:
             *map(str, descriptors),
         ],
         pass_fds=descriptors,
+        process_group=0,
     )
     # _reap() waits for every child process; Popen must not.
     process.returncode = 0
@@ -199,9 +213,15 @@ def _load(spec: str) -> Any:
     app = load_app(spec, Path.cwd())
     app.load()
     # After the import: an application that sets up logging itself has its way.
-    shape: Any = os.environ["PGTASK_LOG_FORMAT"]
-    logs.configure(os.environ["PGTASK_LOG_LEVEL"], shape)
+    shape: Any = os.environ.get("PGTASK_LOG_FORMAT", "text")
+    logs.configure(os.environ.get("PGTASK_LOG_LEVEL", "INFO"), shape)
     return app
+
+
+def _broken(error: BaseException) -> Broken:
+    if isinstance(error, AppNotFound):  # its note is the traceback, trimmed to the user's frames
+        return Broken(str(error), "".join(getattr(error, "__notes__", ())))
+    return Broken(f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
 def die_with_parent(number: signal.Signals) -> None:
@@ -213,7 +233,46 @@ def die_with_parent(number: signal.Signals) -> None:
             os._exit(1)
 
 
+def settings_of(spec: str) -> dict[str, Any]:
+    """Return what App(...) says about the database and limits, asked in a process of its own.
+
+    The supervisor needs it before it connects, and never imports the app. Raises AppNotFound.
+    """
+    asked = subprocess.run(
+        [sys.executable, "-m", "pgtask.worker.zygote", "--settings", spec],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    # The app's own prints come first; the answer is the last line.
+    lines = asked.stdout.splitlines()
+    try:
+        answer = msgspec.json.decode(lines[-1] if lines else b"", type=Settings | Broken)
+    except msgspec.DecodeError as error:
+        raise AppNotFound(
+            f"importing {spec!r} ended the process with status {asked.returncode}"
+            " → run the module alone to see why"
+        ) from error
+    if isinstance(answer, Broken):
+        broken = AppNotFound(answer.message)
+        broken.add_note(answer.traceback)
+        raise broken
+    return answer.values
+
+
+def _tell_settings(spec: str) -> int:
+    try:
+        answer: Settings | Broken = Settings(dict(_load(spec).settings))
+    except BaseException as error:  # noqa: BLE001 - a child's main: user modules may raise anything
+        answer = _broken(error)
+    sys.stdout.buffer.write(b"\n" + msgspec.json.encode(answer) + b"\n")
+    sys.stdout.buffer.flush()
+    os._exit(0)
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "--settings":
+        _tell_settings(sys.argv[2])
     if sys.argv[1] == "--child":
         _spec, _worker, _kind, _socket, _slot = sys.argv[2:]
         run_child(

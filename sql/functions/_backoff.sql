@@ -4,21 +4,21 @@ language plpgsql volatile security definer set search_path = pg_catalog, pgtask,
 as $$
 declare
   backoff json := p_policy -> 'backoff';
-  jitter  double precision := coalesce((p_policy ->> 'jitter')::double precision, 0.1);
+  jitter  double precision := coalesce(pgtask._seconds(p_policy ->> 'jitter'), 0.1);
   n       integer := greatest(p_attempt, 1);
   text    text := p_policy ->> 'backoff';
   base    double precision;
 begin
   if json_typeof(backoff) = 'array' then
-    base := backoff ->> least(n, json_array_length(backoff)) - 1;
+    base := pgtask._seconds(backoff ->> least(n, json_array_length(backoff)) - 1);
   elsif text like 'const:%' then
-    base := substr(text, 7);
+    base := pgtask._seconds(substr(text, 7));
   elsif text like 'linear:%' then
-    base := substr(text, 8)::double precision * n;
-  else
-    base := exp(least(n, 10));
+    base := pgtask._seconds(substr(text, 8)) * n;
   end if;
-  return greatest(0, coalesce(base, 0) * (1 + jitter * (2 * random() - 1)));
+  -- Also for what cannot be read: the default is safer than at once.
+  base := coalesce(base, exp(least(n, 10)));
+  return greatest(0, base * (1 + jitter * (2 * random() - 1)));
 end $$;
 comment on function pgtask._backoff(json, integer) is
   'Seconds until the next attempt by the policy of the row: exp (default), const:S, linear:S or a list, with jitter.';

@@ -25,11 +25,25 @@ declare
   v_made     boolean;
 begin
   perform pgtask._check_call(p_task, v_queue, p_priority, p_on_conflict, p_max_attempts, p_max_crashes, p_keep);
+  if p_keys is not null or p_serials is not null then
+    perform pgtask._check_keys(p_keys, p_serials);
+  end if;
+  if p_policy is not null then
+    perform pgtask._check_policy(p_policy);
+  end if;
+  if not isfinite(v_run_at) or not isfinite(v_expires) then
+    raise exception 'run_at and expires are instants or NULL, got infinity' using errcode = 'TQ002';
+  end if;
+  if cardinality(p_kwargs) <> cardinality(p_args) or cardinality(p_keys) <> cardinality(p_args)
+     or cardinality(p_serials) <> cardinality(p_args) then
+    raise exception 'args, kwargs, keys and serials are of one length, got %, %, % and %', cardinality(p_args),
+      cardinality(p_kwargs), cardinality(p_keys), cardinality(p_serials) using errcode = 'TQ002';
+  end if;
 
   if p_keys is null then
     return query
     with new as materialized (
-      select nextval('pgtask.seq') as id, c.args, c.kwargs, c.serial, c.place,
+      select nextval('pgtask.seq') as id, coalesce(c.args, '[]') as args, c.kwargs, c.serial, c.place,
              coalesce(pg_column_size(c.args), 0) + coalesce(pg_column_size(c.kwargs), 0) > 2000 as large
       from unnest(p_args, p_kwargs, p_serials) with ordinality as c (args, kwargs, serial, place)
     ),
@@ -42,7 +56,7 @@ begin
                                 args, kwargs, serial, policy, headers, tags, expires_at)
       select n.id, n.id, v_now, coalesce(p_priority, 0), coalesce(p_max_attempts, 3), coalesce(p_max_crashes, 3),
              coalesce(left(p_keep, 1), 'a')::"char", p_task, v_queue,
-             case when not n.large then coalesce(n.args, '[]') end, case when not n.large then n.kwargs end,
+             case when not n.large then n.args end, case when not n.large then n.kwargs end,
              n.serial, p_policy, p_headers, p_tags, v_expires
       from new n where v_now_due
     ),
@@ -51,7 +65,7 @@ begin
                                   args, kwargs, serial, policy, headers, tags, expires_at)
       select n.id, v_run_at, v_now, coalesce(p_priority, 0), coalesce(p_max_attempts, 3), coalesce(p_max_crashes, 3),
              coalesce(left(p_keep, 1), 'a')::"char", p_task, v_queue,
-             case when not n.large then coalesce(n.args, '[]') end, case when not n.large then n.kwargs end,
+             case when not n.large then n.args end, case when not n.large then n.kwargs end,
              n.serial, p_policy, p_headers, p_tags, v_expires
       from new n where not v_now_due
     )

@@ -55,21 +55,19 @@ begin
       return;
     end if;
 
-    -- The owner runs (replace) or is finished: the key passes to the new job. A running owner may
-    -- finish, but not retry.
-    if p_on_conflict = 'replace' or not exists (select from pgtask.jobs j where j.id = v_owner
-                                                and j.state in ('blocked', 'scheduled', 'ready', 'running')) then
-      update pgtask.job_key k set job = p_job.id
-      where k.key = p_job.key and k.job = v_owner
-        and not exists (select from pgtask.waiting w where w.id = v_owner
-                        union all select from pgtask.ready r where r.id = v_owner);
-      if found then
-        perform pgtask._place(p_job, p_run_at);
-        id := p_job.id;
-        created := true;
-        return;
-      end if;
-    end if;
+    -- The owner runs (replace) or has ended: the key passes to the new job. A running owner may then
+    -- finish, but not retry. Nobody goes back to work without locking the row of its key, so what
+    -- the statements after this lock see of the owner stays true.
+    perform 1 from pgtask.job_key k where k.key = p_job.key and k.job = v_owner for update;
+    continue when not found;
+    continue when exists (select from pgtask.waiting w where w.id = v_owner
+                          union all select from pgtask.ready r where r.id = v_owner
+                          union all select from pgtask.running r where r.id = v_owner and p_on_conflict <> 'replace');
+    update pgtask.job_key k set job = p_job.id where k.key = p_job.key;
+    perform pgtask._place(p_job, p_run_at);
+    id := p_job.id;
+    created := true;
+    return;
   end loop;
   raise exception 'the owner of key % keeps moving; try again', quote_literal(p_job.key)
     using errcode = '40001';

@@ -7,7 +7,9 @@ begin
   -- A producer may hold the key's row to pass it on; it treats a finished owner's key as free.
   delete from pgtask.job_key k where k.key in (
     select j.key from pgtask.job_key j where j.job = any(p_ids) for update skip locked) and k.job = any(p_ids);
-  delete from pgtask.cancel_request c where c.job = any(p_ids);
+  -- Somebody may be asking this moment; rescue clears away what is then left.
+  delete from pgtask.cancel_request c where c.job in (
+    select q.job from pgtask.cancel_request q where q.job = any(p_ids) for update skip locked);
   delete from pgtask.payload p where p.job = any(p_ids)
     and not exists (select from pgtask.done d where d.id = p.job);
   delete from pgtask.attempt_error a where a.job = any(p_ids)

@@ -21,21 +21,22 @@ begin
            case f.fate
              when 'succeeded' then null
              when 'failed' then case
-               when g.verdict in ('crashed', 'timeout', 'lost') then g.verdict
-               when g.key is not null and g.verdict <> 'failed' then 'superseded'
-               else coalesce(g.reason, 'error') end
+               when g.verdict = 'failed' then coalesce(g.reason, 'error')
+               when s.spent then g.verdict
+               else 'superseded' end
              when 'cancelled' then 'cancelled'
            end as why
     from gone g
     cross join lateral (select exists (select from pgtask.cancel_request c where c.job = g.id) as cancelled,
-                               g.key is null or exists (select from pgtask.job_key k where k.key = g.key and k.job = g.id) as owner) s
+                               g.key is null or exists (select from pgtask.job_key k where k.key = g.key and k.job = g.id) as owner,
+                               case when g.verdict in ('crashed', 'lost')
+                                      then g.attempt >= g.max_attempts or g.crashes + 1 >= g.max_crashes
+                                           or coalesce(g.policy ->> 'on_crash', '') = 'fail'
+                                    else g.verdict = 'timeout' and g.attempt >= g.max_attempts end as spent) s
     cross join lateral (select case
       when g.verdict in ('succeeded', 'failed', 'cancelled') then g.verdict
       when s.cancelled then 'cancelled'
-      when g.verdict in ('crashed', 'lost')
-           and (g.attempt >= g.max_attempts or g.crashes + 1 >= g.max_crashes or g.policy ->> 'on_crash' = 'fail') then 'failed'
-      when g.verdict = 'timeout' and g.attempt >= g.max_attempts then 'failed'
-      when not s.owner then 'failed'
+      when s.spent or not s.owner then 'failed'
       when g.verdict = 'released' then 'ready'
       else 'waiting' end as fate) f
   ),

@@ -11,7 +11,8 @@ declare
 begin
   perform set_config('synchronous_commit', 'off', true);
   insert into pgtask.watcher (job, until)
-  select i.id, clock_timestamp() + interval '60 s' from unnest(p_ids) as i (id) order by i.id
+  select i.id, clock_timestamp() + interval '60 s' from unnest(p_ids) as i (id)
+  where i.id is not null group by i.id order by i.id
   on conflict (job) do update set until = excluded.until;
   if coalesce(pg_sequence_last_value('pgtask.watched_until'::regclass), 0) < v_ms + 59000 then
     perform setval('pgtask.watched_until', v_ms + 62000);

@@ -10,15 +10,31 @@ declare
   v_asked   bigint[];
   v_tasks   text[];
   v_worker  uuid;
+  v_id      bigint;
 begin
   -- A job can pass from one table to the next between two statements; look again.
   for look in 1..5 loop
     exit when cardinality(v_left) = 0;
+    -- Producers lock the owners of their keys in key order. So do we, and go by id after that: then
+    -- nobody waits in a ring.
+    for v_id in
+      select k.id from (
+        select w.id, w.key from pgtask.waiting w where w.id = any(v_left) and w.key is not null
+        union all select r.id, r.key from pgtask.ready r where r.id = any(v_left) and r.key is not null) k
+      order by k.key, k.id
+    loop
+      perform 1 from pgtask.waiting w where w.id = v_id for update;
+      if not found then
+        perform 1 from pgtask.ready r where r.id = v_id for update;
+      end if;
+    end loop;
     with lifted as (
-      delete from pgtask.waiting w where w.id = any(v_left) returning w.*
+      delete from pgtask.waiting w where w.id in (
+        select l.id from pgtask.waiting l where l.id = any(v_left) order by l.id for update) returning w.*
     ),
     dropped as (
-      delete from pgtask.ready r where r.id = any(v_left) returning r.*
+      delete from pgtask.ready r where r.id in (
+        select l.id from pgtask.ready l where l.id = any(v_left) order by l.id for update) returning r.*
     ),
     gone as (
       select l.id, l.created_at, l.epoch, l.priority, l.attempt, l.max_attempts, l.crashes, l.max_crashes, l.keep, l.task, l.queue,
@@ -45,7 +61,7 @@ begin
 
     with asked as (
       insert into pgtask.cancel_request (job, worker, terminate)
-      select r.id, r.worker, p_terminate from pgtask.running r where r.id = any(v_left) order by r.id
+      select r.id, r.worker, coalesce(p_terminate, false) from pgtask.running r where r.id = any(v_left) order by r.id
       on conflict (job) do update set terminate = pgtask.cancel_request.terminate or excluded.terminate, worker = excluded.worker
       returning job, worker
     )

@@ -20,6 +20,10 @@ declare
   v_all     tid[] := '{}';
   v_any     boolean := false;
   v_until   bigint;
+  v_left    integer := p_n;
+  v_moved   integer;
+  v_durable boolean := false;
+  v_begun   timestamptz := clock_timestamp();
 begin
   perform 1 from pgtask.worker w where w.id = p_worker and w.alive;
   if not found then
@@ -29,60 +33,72 @@ begin
     raise exception 'n is at least 1, got %', p_n using errcode = 'TQ002';
   end if;
 
-  for look in 1..2 loop
-    foreach v_queue in array p_queues loop
-      continue when exists (select from pgtask.queue q where q.name = v_queue and q.paused);
-      select array_agg(c.place),
-             bool_or(c.serial is not null or c.expires_at is not null or c.policy is not null and c.policy ->> 'on_crash' = 'fail')
-      into v_found, v_special
-      from (select r.ctid as place, r.serial, r.expires_at, r.policy from pgtask.ready r
-            where r.queue = v_queue and r.task = any(p_tasks)
-            order by r.priority desc, r.seq
-            limit p_n - cardinality(v_all) for update skip locked) c;
-      if v_found is not null then
-        v_all := v_all || v_found;
-        v_any := v_any or v_special;
-        exit when cardinality(v_all) >= p_n;
-      end if;
-    end loop;
-    exit when look = 2 or cardinality(v_all) >= p_n;
-    -- Room is left: raise the flag for 1.2 s, at most about twice a second, before the last look.
-    v_until := extract(epoch from clock_timestamp()) * 1000;
-    if coalesce(pg_sequence_last_value('pgtask.idle_until'::regclass), 0) < v_until + 1200 then
-      perform set_config('synchronous_commit', 'off', true);
+  loop
+    for look in 1..2 loop
+      -- The second look finds what the first one locked again, in its right place.
+      v_all := '{}';
+      v_any := false;
+      foreach v_queue in array p_queues loop
+        continue when exists (select from pgtask.queue q where q.name = v_queue and q.paused);
+        select array_agg(c.place),
+               bool_or(c.serial is not null or c.expires_at is not null
+                       or c.policy is not null and coalesce(c.policy ->> 'on_crash', '') = 'fail')
+        into v_found, v_special
+        from (select r.ctid as place, r.serial, r.expires_at, r.policy from pgtask.ready r
+              where r.queue = v_queue and r.task = any(p_tasks)
+              order by r.priority desc, r.seq
+              limit v_left - cardinality(v_all) for update skip locked) c;
+        if v_found is not null then
+          v_all := v_all || v_found;
+          v_any := v_any or v_special;
+          exit when cardinality(v_all) >= v_left;
+        end if;
+      end loop;
+      exit when look = 2 or cardinality(v_all) >= v_left;
+      -- Room is left: raise the flag for at least 1.2 s, at most about twice a second, then look again.
+      v_until := extract(epoch from clock_timestamp()) * 1000;
+      exit when coalesce(pg_sequence_last_value('pgtask.idle_until'::regclass), 0) >= v_until + 1200;
       perform setval('pgtask.idle_until', v_until + 1700);
+    end loop;
+
+    v_durable := v_durable or v_any;
+    if not v_durable then
+      -- A claim lost in a server crash only runs the job again, which the contract allows; not so for
+      -- serial and on_crash = fail jobs, whose claims are durable.
+      perform set_config('synchronous_commit', 'off', true);
     end if;
-  end loop;
-  if cardinality(v_all) = 0 then
-    return;
-  end if;
+    exit when cardinality(v_all) = 0;
+    if v_any then
+      perform pgtask._hold(v_all);
+    end if;
 
-  if v_any then
-    perform pgtask._hold(v_all);
-  else
-    -- A claim lost in a server crash only runs the job again, which the contract allows; not so for
-    -- serial and on_crash = fail jobs, whose claims are durable.
-    perform set_config('synchronous_commit', 'off', true);
-  end if;
-
-  return query
-  with gone as (
-    delete from pgtask.ready r where r.ctid = any(v_all) returning r.*
-  ),
-  held as (
-    insert into pgtask.running (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep,
-                                task, queue, args, kwargs, key, serial, policy, headers, tags, expires_at, worker)
-    select g.id, g.created_at, g.epoch + 1, g.priority, g.attempt + 1, g.max_attempts, g.crashes, g.max_crashes, g.keep,
-           g.task, g.queue, g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.expires_at, p_worker
+    return query
+    with gone as (
+      delete from pgtask.ready r where r.ctid = any(v_all) returning r.*
+    ),
+    held as (
+      insert into pgtask.running (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep,
+                                  task, queue, args, kwargs, key, serial, policy, headers, tags, expires_at, worker)
+      select g.id, g.created_at, g.epoch + 1, g.priority, g.attempt + 1, g.max_attempts, g.crashes, g.max_crashes, g.keep,
+             g.task, g.queue, g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.expires_at, p_worker
+      from gone g
+    )
+    select g.id, g.epoch + 1, (g.attempt + 1)::smallint, g.max_attempts, g.task, g.queue,
+           coalesce(g.args::text, (select p.args::text from pgtask.payload p where p.job = g.id)),
+           case when g.args is not null then g.kwargs::text
+                else (select p.kwargs::text from pgtask.payload p where p.job = g.id) end,
+           g.policy::text, g.headers::text, g.tags, g.serial is not null
     from gone g
-  )
-  select g.id, g.epoch + 1, (g.attempt + 1)::smallint, g.max_attempts, g.task, g.queue,
-         coalesce(g.args::text, (select p.args::text from pgtask.payload p where p.job = g.id)),
-         case when g.args is not null then g.kwargs::text
-              else (select p.kwargs::text from pgtask.payload p where p.job = g.id) end,
-         g.policy::text, g.headers::text, g.tags, g.serial is not null
-  from gone g
-  order by g.priority desc, g.seq;
+    order by g.priority desc, g.seq;
+    exit when not v_any;
+    get diagnostics v_moved = row_count;
+    v_left := v_left - v_moved;
+    -- What had expired or was parked left room: look again, so that a heap of such jobs does not keep
+    -- this worker idle. Not with a serial slot in hand: slots are taken in one order, once a claim.
+    exit when v_moved = cardinality(v_all) or clock_timestamp() > v_begun + interval '300 ms'
+           or exists (select from pgtask.running r
+                      where r.worker = p_worker and r.claimed_at >= v_begun and r.serial is not null);
+  end loop;
 end $$;
 comment on function pgtask.claim(uuid, integer, text[], text[]) is
   'Move up to n ready jobs of these queues and tasks to running for a live worker and return them.';

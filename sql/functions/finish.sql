@@ -4,7 +4,7 @@
 -- Verdicts: succeeded (result), failed (error), retried (error, delay), snoozed (delay),
 -- released (given back, not counted), cancelled; and, decided here because no Python may be left to
 -- decide: crashed, timeout, lost. NULL p_verdicts means all succeeded.
--- Comes back: one row per attempt that was NOT recorded, answer busy or stale.
+-- Comes back: one row per job of which nothing was recorded, answer busy or stale.
 create or replace function pgtask.finish(
   p_worker uuid, p_ids bigint[], p_epochs integer[], p_results text[], p_verdicts text[] default null,
   p_delays double precision[] default null, p_reasons text[] default null,
@@ -16,12 +16,20 @@ as $$
 declare
   v_mine   tid[];
   v_ids    bigint[];
+  v_said   bigint[];
   v_keyed  boolean;
   v_serial boolean;
   v_beside boolean;
   v_ended  bigint[];
   v_keys   text[];
 begin
+  if p_verdicts is not null and exists (
+    select from unnest(p_ids, p_verdicts) as o (id, verdict)
+    where coalesce(o.verdict, '') <> all ('{succeeded,failed,retried,snoozed,released,cancelled,crashed,timeout,lost}')
+  ) then
+    raise exception 'a verdict is succeeded, failed, retried, snoozed, released, cancelled, crashed, timeout or lost'
+      using errcode = 'TQ002';
+  end if;
   select array_agg(m.place), array_agg(m.id), bool_or(m.key is not null), bool_or(m.serial is not null)
   into v_mine, v_ids, v_keyed, v_serial
   from (select r.ctid as place, r.id, r.key, r.serial
@@ -30,8 +38,8 @@ begin
 
   if v_mine is not null and p_verdicts is null then
     with gone as (
-      delete from pgtask.running r using unnest(p_ids, p_results) as o (id, result)
-      where r.ctid = any(v_mine) and r.id = o.id
+      delete from pgtask.running r using unnest(p_ids, p_epochs, p_results) as o (id, epoch, result)
+      where r.ctid = any(v_mine) and r.id = o.id and r.epoch = o.epoch
       returning r.*, o.result, coalesce(length(o.result), 0) > 2000 as large
     ),
     kept as (
@@ -48,13 +56,19 @@ begin
       insert into pgtask.payload (job, result) select g.id, g.result::json from gone g where g.keep = 'a' and g.large
       on conflict (job) do update set result = excluded.result
     )
-    select array_agg(g.id), bool_or(g.args is null or g.key is not null or g.attempt > 1) into v_ended, v_beside from gone g;
+    select array_agg(g.id), bool_or(g.args is null or g.key is not null or g.epoch > 1) into v_ended, v_beside from gone g;
   elsif v_mine is not null then
+    -- An older attempt of a job may stand in the same batch; it must not speak for this one.
+    v_said := p_ids;
+    if (select count(*) > count(distinct o.id) from unnest(p_ids) as o (id)) then
+      v_said := array(select r.id from unnest(p_ids, p_epochs) with ordinality as o (id, epoch, place)
+                      left join pgtask.running r on r.id = o.id and r.epoch = o.epoch order by o.place);
+    end if;
     if v_keyed then
-      v_mine := pgtask._keep_keys(v_mine, p_ids, p_verdicts);
+      v_mine := pgtask._keep_keys(v_mine, v_said, p_verdicts);
     end if;
     select e.ended, e.ids into v_ended, v_ids
-    from pgtask._settle(v_mine, p_ids, p_results, p_verdicts, p_delays, p_reasons, p_types, p_messages, p_tracebacks) e;
+    from pgtask._settle(v_mine, v_said, p_results, p_verdicts, p_delays, p_reasons, p_types, p_messages, p_tracebacks) e;
     v_beside := true;
   end if;
 
@@ -69,18 +83,20 @@ begin
     if v_beside then
       perform pgtask._forget(v_ended);
     else
-      delete from pgtask.cancel_request c where c.job = any(v_ended);
+      delete from pgtask.cancel_request c where c.job in (
+        select q.job from pgtask.cancel_request q where q.job = any(v_ended) for update skip locked);
       perform pgtask._announce(v_ended);
     end if;
   end if;
 
   if coalesce(cardinality(v_ids), 0) < cardinality(p_ids) then
     return query
-    select o.id, case when exists (select from pgtask.running r
-                                   where r.id = o.id and r.epoch = o.epoch and r.worker = p_worker)
-                      then 'busy' else 'stale' end
+    select o.id, min(case when exists (select from pgtask.running r
+                                       where r.id = o.id and r.epoch = o.epoch and r.worker = p_worker)
+                          then 'busy' else 'stale' end)
     from unnest(p_ids, p_epochs) as o (id, epoch)
-    where o.id <> all(coalesce(v_ids, '{}'));
+    where o.id <> all(coalesce(v_ids, '{}'))
+    group by o.id;
   end if;
 end $$;
 comment on function pgtask.finish(uuid, bigint[], integer[], text[], text[], double precision[], text[], text[], text[], text[]) is

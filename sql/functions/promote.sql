@@ -3,7 +3,9 @@
 create or replace function pgtask.promote(
   p_limit integer default 1000, p_at timestamptz default null,
   out promoted integer, out next_in double precision)
-language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
+language plpgsql security definer
+set search_path = pg_catalog, pgtask, pg_temp
+set enable_seqscan = off
 as $$
 declare
   v_at     timestamptz := coalesce(p_at, clock_timestamp());

@@ -16,22 +16,35 @@ begin
       using errcode = 'TQ002';
   end if;
   with page as materialized (
-    select d.tableoid, d.ctid from pgtask.done d
+    select d.tableoid, d.ctid, d.id from pgtask.done d
     where d.purge_at <= v_at or d.finished_at <= v_old and d.purge_at is null
     limit p_page for update skip locked
   ),
+  -- Keys whose owner ended while a producer held their row; a job whose key is held now is left.
+  held as materialized (
+    select k.key, k.job from pgtask.job_key k where k.job in (select p.id from page p) for update skip locked
+  ),
+  freed as (delete from pgtask.job_key k using held h where k.key = h.key),
   gone as (
-    delete from pgtask.done d using page p where d.tableoid = p.tableoid and d.ctid = p.ctid returning d.id
+    delete from pgtask.done d using page p
+    where d.tableoid = p.tableoid and d.ctid = p.ctid
+      and (not exists (select from pgtask.job_key k where k.job = p.id) or p.id in (select h.job from held h))
+    returning d.id
   )
   select array_agg(g.id) into v_ids from gone g;
   if v_ids is not null then
     v_rows := cardinality(v_ids);
     delete from pgtask.payload p where p.job = any(v_ids);
     delete from pgtask.attempt_error a where a.job = any(v_ids);
-    -- Keys whose owner ended while a producer held their row.
-    delete from pgtask.job_key k where k.job = any(v_ids);
   end if;
-  delete from pgtask.watcher w where w.until < v_at;
+  delete from pgtask.watcher w where w.job in (
+    select o.job from pgtask.watcher o where o.until < v_at for update skip locked);
+  if (select count(*) - count(distinct (t.task, t.outcome)) > 1000 from pgtask.tally t) then
+    with part as materialized (select t.ctid from pgtask.tally t for update skip locked),
+    folded as (delete from pgtask.tally t using part p where t.ctid = p.ctid returning t.task, t.outcome, t.n)
+    insert into pgtask.tally (task, outcome, n)
+    select f.task, f.outcome, sum(f.n) from folded f group by f.task, f.outcome;
+  end if;
   delete from pgtask.worker w where not w.alive and w.died_at < v_at - interval '1 day';
   return v_rows;
 end $$;

@@ -7,14 +7,26 @@ declare
   v_ids   bigint[] := array(select distinct i.id from unnest(p_ids) as i (id) where i.id is not null order by i.id);
   v_can   bigint[];
   v_queue text;
+  v_key   text;
+  v_id    bigint;
 begin
   -- Serialise with another retry of the same rows: only one of them may delete a row.
   v_can := array(select d.id from pgtask.done d where d.id = any(v_ids) order by d.id for update);
   -- The key must be free again: an unfinished job of the same key keeps it.
-  insert into pgtask.job_key (key, job)
-  select distinct on (d.key) d.key, d.id from pgtask.done d
-  where d.id = any(v_can) and d.key is not null order by d.key, d.id
-  on conflict (key) do nothing;
+  if exists (select from pgtask.done d where d.id = any(v_can) and d.key is not null) then
+    -- Key by key in their order, as producers do; one of them may be passing a key on right now.
+    for v_key, v_id in select d.key, min(d.id) from pgtask.done d
+                       where d.id = any(v_can) and d.key is not null group by d.key order by d.key loop
+      insert into pgtask.job_key (key, job) values (v_key, v_id) on conflict (key) do nothing;
+      perform 1 from pgtask.job_key k where k.key = v_key for update;
+    end loop;
+    -- A key can have been left with a job that has ended.
+    update pgtask.job_key k set job = f.id
+    from (select distinct on (d.key) d.key, d.id from pgtask.done d where d.id = any(v_can) order by d.key, d.id) f
+    where k.key = f.key and not exists (select from pgtask.jobs j where j.id = k.job and j.finished_at is null)
+      and k.job <> all(v_can);
+  end if;
+  delete from pgtask.cancel_request c where c.job = any(v_can);
   return query
   with gone as (
     delete from pgtask.done d where d.id = any(v_can)

@@ -55,7 +55,8 @@ create table pgtask.ready (
   seq bigint not null default nextval('pgtask.seq'),
   primary key (id)
 );
-create index ready_lane on pgtask.ready (queue, priority desc, seq);
+create index ready_lane   on pgtask.ready (queue, priority desc, seq);
+create index ready_serial on pgtask.ready (serial) where serial is not null;
 
 create table pgtask.running (
   like pgtask._job including defaults,
@@ -94,6 +95,7 @@ create table pgtask.job_key (
   key text   primary key,
   job bigint not null
 );
+create index job_key_job on pgtask.job_key (job);
 
 -- A serial key in use: a row owned by a job, never a counter.
 create table pgtask.slot (
@@ -158,13 +160,13 @@ create unlogged table pgtask.watcher (
   until  timestamptz not null
 );
 
--- How many attempts ended how; what `keep` drops is still counted here. Written by heartbeats, in sums.
+-- How many attempts ended how: add up n; what `keep` drops is still counted here. Only ever inserted
+-- into (purge folds it), because a row a counter would make heartbeats wait for a stranger's COMMIT.
 create table pgtask.tally (
   task    text   not null,
   outcome text   not null,
-  n       bigint not null default 0,
-  primary key (task, outcome)
-) with (fillfactor = 50);
+  n       bigint not null default 0
+);
 
 -- Vacuum by count, not by share: these tables turn over thousands of rows a second.
 alter table pgtask.waiting       set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_cost_delay = 0);

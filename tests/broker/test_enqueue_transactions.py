@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -38,7 +39,9 @@ from pgtask import (
     WrongDatabase,
     config,
 )
+from pgtask.broker.statement import Statement, scalar
 from pgtask.contrib import sqlalchemy as contrib
+from tests.conditions import eventually
 
 app = App("transactions")
 
@@ -400,6 +403,23 @@ def test_many_calls_are_all_or_none(connection: psycopg.Connection[Any]) -> None
     assert len(stored(connection)) == 7
 
 
+@pytest.mark.asyncio
+async def test_when_a_later_round_trip_fails_none_of_the_calls_stays(
+    connection: psycopg.Connection[Any],
+) -> None:
+    connection.execute("alter table pgtask.ready add constraint no6 check (args::text <> '[6]')")
+    try:
+        with pytest.raises(psycopg.errors.CheckViolation):
+            await note.adelay_many([(n,) for n in range(7)], chunk=3)
+        with pytest.raises(psycopg.errors.CheckViolation):
+            await asyncio.to_thread(note.delay_many, [(n,) for n in range(7)], chunk=3)
+    finally:
+        connection.execute("alter table pgtask.ready drop constraint no6")
+
+    assert stored(connection) == []
+    await app.aclose()
+
+
 def test_the_innermost_ambient_connection_wins_and_explicit_beats_it(
     dsn: str, connection: psycopg.Connection[Any]
 ) -> None:
@@ -472,16 +492,28 @@ def test_a_role_that_may_not_read_the_identity_is_told_so(dsn: str, server: Any)
 
 
 def test_a_forked_child_makes_its_own_connections(connection: psycopg.Connection[Any]) -> None:
+    backend = Statement("select pg_backend_pid()", {}, scalar)
     note.delay(1)
-    child = os.fork()
+    parents = app.client.broker.run(backend)
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        # Newer Pythons warn of forks beside threads: what the child may do then is the point.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         try:
             note.delay(2)
+            os.write(writing, str(app.client.broker.run(backend)).encode())
         finally:
             os._exit(0)
     os.waitpid(child, 0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        childs = int(answer.read())
     note.delay(3)
 
+    assert childs != parents
+    assert app.client.broker.run(backend) == parents
     assert stored(connection) == [[1], [2], [3]]
 
 
@@ -491,11 +523,13 @@ def test_event_loops_that_ended_leave_no_connections_behind(
     for number in range(4):
         asyncio.run(_note_alone(number))
 
-    rows = connection.execute(
-        "select count(*) from pg_stat_activity where application_name = 'pgtask:client'"
-        " and datname = current_database()"
-    )
-    assert rows.fetchone() == (1,)
+    def sessions() -> Any:
+        return connection.execute(
+            "select count(*) from pg_stat_activity where application_name = 'pgtask:client'"
+            " and datname = current_database()"
+        ).fetchone()
+
+    assert eventually(lambda: sessions() == (1,))
     asyncio.run(_close_after(4))
     assert stored(connection) == [[n] for n in range(5)]
 

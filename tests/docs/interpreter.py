@@ -21,7 +21,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Answer each request, {"text", "name", "file"}, with {"output", "error"}."""
+    """Answer each request, {"text", "name", "file"}, with {"output", "error", "ended"}."""
     answers, sys.stdout = sys.stdout, sys.stderr
     warnings.simplefilter("error")
     sys.path.insert(0, str(Path.cwd()))
@@ -30,17 +30,22 @@ def main() -> None:
         for line in sys.stdin:
             request = json.loads(line)
             printed = io.StringIO()
-            error = None
+            error, ended = None, False
             with contextlib.redirect_stdout(printed):
                 try:
                     if request["file"] is not None:
                         _import(request["file"])
                     else:
                         _run(runner, request["text"], request["name"], namespace)
+                except SystemExit:
+                    ended = True
                 except Exception:  # noqa: BLE001 - an example: whatever it raises is the answer
                     error = traceback.format_exc()
-            answers.write(json.dumps({"output": printed.getvalue(), "error": error}) + "\n")
+            answer = {"output": printed.getvalue(), "error": error, "ended": ended}
+            answers.write(json.dumps(answer) + "\n")
             answers.flush()
+            if ended:
+                return
 
 
 def _import(file: str) -> None:

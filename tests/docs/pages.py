@@ -6,7 +6,8 @@ The convention, for whoever writes a page:
   in a transaction that is rolled back, `toml` is read as settings, `text` is only shown. Any other
   word, or none, fails the test; so does a fence that is indented or made of tildes.
 - A comment on the line above a fence may say `<!-- file: NAME -->`: the block is written to that
-  file, and a python file is imported. `<!-- output -->` above a `text` block: it is what the python
+  file, and a python file is imported. `exit()` leaves Python; the next block begins a new one.
+  `<!-- output -->` above a `text` block: it is what the python
   block before it prints.
 - `<!-- database: embedded -->` anywhere: the page starts from nothing, with the private server.
   Otherwise DATABASE_URL names a database that has been migrated and is empty.
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 WORDS = ("python", "console", "sql", "toml", "text")
 
 _ABOVE = re.compile(r"<!-- (?:file: (?P<file>[\w./-]+)|(?P<output>output)) -->")
+_OF_THE_PAGE = re.compile(r"<!-- (database|generated): \w+ -->")
 _DATABASE = re.compile(r"^<!-- database: (\w+) -->$", re.MULTILINE)
 
 
@@ -101,7 +103,7 @@ def blocks_of(text: str) -> list[Block]:
         else:
             raise SyntaxError(f"line {number}: the fence is never closed")
         said = _ABOVE.fullmatch(above)
-        if said is None and above.startswith("<!--") and not _DATABASE.fullmatch(above):
+        if said is None and above.startswith("<!--") and not _OF_THE_PAGE.fullmatch(above):
             raise SyntaxError(f"line {number}: the comment {above} is not known")
         is_output = bool(said and said["output"])
         if is_output and word != "text":

@@ -39,7 +39,6 @@ class Reader:
         self._url = url
         self._log = directory.parent / f"{directory.name}.log"
         self._printed = ""
-        environment = _environment(directory, url)
         with self._log.open("wb") as log:
             self._shell = subprocess.Popen(
                 ["sh"],
@@ -47,18 +46,11 @@ class Reader:
                 stdout=log,
                 stderr=log,
                 cwd=directory,
-                env=environment,
+                env=_environment(directory, url),
                 text=True,
                 start_new_session=True,
             )
-        self._python = subprocess.Popen(
-            [sys.executable, str(_INTERPRETER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=directory,
-            env=environment,
-            text=True,
-        )
+        self._python: subprocess.Popen[str] | None = None
 
     @classmethod
     @contextmanager
@@ -71,9 +63,11 @@ class Reader:
         try:
             yield reader
         finally:
-            reader._close()
-            reader._log.unlink()
-            shutil.rmtree(directory)
+            try:
+                reader._close()
+            finally:
+                reader._log.unlink()
+                shutil.rmtree(directory)
 
     def follow(self, block: Block) -> None:
         """Do what one block says; AssertionError, with the line, where that does not work."""
@@ -100,6 +94,15 @@ class Reader:
 
     def _run_python(self, block: Block) -> None:
         request = {"text": block.text, "name": f"<line {block.line}>", "file": block.file}
+        if self._python is None:
+            self._python = subprocess.Popen(
+                [sys.executable, str(_INTERPRETER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd=self.directory,
+                env=_environment(self.directory, self._url),
+                text=True,
+            )
         assert self._python.stdin is not None
         assert self._python.stdout is not None
         self._python.stdin.write(json.dumps(request) + "\n")
@@ -108,6 +111,8 @@ class Reader:
         assert line, f"line {block.line}: the interpreter ended"
         answer: dict[str, Any] = json.loads(line)
         self._printed = answer["output"]
+        if answer["ended"]:
+            self._leave_python()
         assert answer["error"] is None, f"line {block.line}:\n{self._printed}{answer['error']}"
 
     def _type(self, block: Block, command: str, expected: Sequence[str]) -> None:
@@ -147,12 +152,17 @@ class Reader:
             f"line {block.line}: these settings set nothing"
         )
 
+    def _leave_python(self) -> None:
+        python, self._python = self._python, None
+        if python is not None:
+            assert python.stdin is not None
+            assert python.stdout is not None
+            python.stdin.close()
+            python.wait(20)
+            python.stdout.close()
+
     def _close(self) -> None:
-        assert self._python.stdin is not None
-        assert self._python.stdout is not None
-        self._python.stdin.close()
-        self._python.wait(20)
-        self._python.stdout.close()
+        self._leave_python()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._shell.pid, signal.SIGTERM)
         assert self._shell.stdin is not None

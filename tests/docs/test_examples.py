@@ -15,8 +15,10 @@ from tests.docs.reader import EXEMPT, Reader, first_missing
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
 def test_what_the_page_says_works(page: Page, request: pytest.FixtureRequest) -> None:
     blocks = page.blocks()
+    if all(block.word == "text" and not block.is_output for block in blocks):
+        return
     url = None
-    if not page.is_embedded and any(block.word != "text" for block in blocks):
+    if not page.is_embedded:
         dsn = request.getfixturevalue("fresh_database")
         with migrate.connection(dsn) as connection:
             migrate.migrate(connection)

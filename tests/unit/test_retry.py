@@ -37,6 +37,14 @@ def test_a_function_of_the_attempt() -> None:
         delays(lambda attempt: None, range(1, 2))
 
 
+def test_what_sql_will_read_is_a_plain_number() -> None:
+    assert RetryPolicy.parse("const: 1_0.50 ").backoff == "const:10.5"
+    assert RetryPolicy.parse("linear:1e3").backoff == "linear:1000"
+    assert RetryPolicy.parse("const:0").backoff == "const:0"
+    assert RetryPolicy.parse([1e-300, 2.00000049]).backoff == (0.0, 2.0)
+    assert RetryPolicy.parse(jitter=1e-300).jitter == 0.0
+
+
 def test_the_default_is_exp_with_a_tenth_of_jitter() -> None:
     assert RetryPolicy.parse() == RetryPolicy("exp", 0.1, (Exception,), ())
 

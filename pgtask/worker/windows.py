@@ -1,0 +1,107 @@
+"""Windows: where in each lane a claim begins, so that it does not walk over what is gone.
+
+While an old snapshot is held somewhere, the index entries of claimed jobs cannot be removed. A claim
+that began at the front of its lane would walk over all of them; one that begins at a remembered
+place does not. Wrong windows only delay a job: every sweep looks from the front.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+SETTLE = 2.0  # s within which an ordinary writer commits; what takes longer is watched by its xid
+SWEEP = 1.0  # s between two looks from the front
+LONGEST_SWEEP_PAUSE = 60.0  # s
+SWEEP_SHARE = 0.02  # of the time, at most, goes into sweeps
+
+
+class Lane(NamedTuple):
+    """The jobs of one queue at one priority, in order of seq."""
+
+    queue: str
+    priority: int
+
+
+class Windows:
+    """The marks of one worker. Times are seconds of any monotonic clock."""
+
+    def __init__(self) -> None:
+        # Each lane's marks, oldest first: (time, seq before which nothing was left to find).
+        self._marks: dict[Lane, deque[tuple[float, int]]] = {}
+        # Transactions in progress: when first seen, and the marks of the poll before that.
+        self._writers: dict[int, tuple[float, dict[Lane, int]]] = {}
+        self._polled: dict[Lane, int] = {}
+        # A slow writer has ended: look from here until nothing more is found.
+        self._behind: dict[Lane, int] = {}
+        self._last_value = 0
+        self._next_sweep = float("-inf")
+
+    def forget(self) -> None:
+        """After a reconnect nothing is known: sweep, and suspect every transaction in progress."""
+        self.__init__()  # type: ignore[misc]  # the same as a new one
+
+    def lanes(self, now: float) -> list[tuple[str, int, int]]:
+        """Return (queue, priority, first seq) of every lane known; none at all when a sweep is due."""
+        if now >= self._next_sweep:
+            return []
+        return [(*lane, self._start(lane, now)) for lane in self._marks]
+
+    def swept(self, now: float, seconds: float) -> None:
+        """Note a claim from the front that took so long."""
+        pause = min(max(SWEEP, seconds / SWEEP_SHARE), LONGEST_SWEEP_PAUSE)
+        self._next_sweep = now + pause
+
+    def claimed(
+        self, now: float, queues: Iterable[str], rows: Sequence[tuple[str, int, int]], *, short: bool
+    ) -> None:
+        """Move the marks after a claim of every known task from `queues`.
+
+        `rows` are (queue, priority, seq); `short` says that fewer came than were asked for, so
+        that nothing is left before the seq drawn last when the transactions were polled.
+        """
+        highest: dict[Lane, int] = {}
+        for queue, priority, seq in rows:
+            lane = Lane(queue, priority)
+            highest[lane] = max(highest.get(lane, 0), seq)
+        if short:
+            asked = set(queues)
+            for lane in self._marks.keys() | highest.keys():
+                if lane.queue in asked:
+                    highest[lane] = max(highest.get(lane, 0), self._last_value)
+                    self._behind.pop(lane, None)
+        for lane, seq in highest.items():
+            marks = self._marks.setdefault(lane, deque([(now, 0)]))
+            seq = max(seq, marks[-1][1])
+            # One mark a tenth of a second is as good as one a claim.
+            if len(marks) > 1 and now - marks[-2][0] < 0.1:
+                marks[-1] = (marks[-1][0], seq)
+            else:
+                marks.append((now, seq))
+            while len(marks) > 1 and marks[1][0] <= now - SETTLE:
+                marks.popleft()
+
+    def polled(self, now: float, in_progress: Iterable[int], last_value: int) -> None:
+        """Note the transactions in progress and the last seq drawn, both read at one time.
+
+        A row can appear behind a mark only if its transaction was in progress when the mark
+        passed; what it wrote can be older than its first sight, hence the marks one poll before.
+        """
+        running = set(in_progress)
+        for xid in running - self._writers.keys():
+            self._writers[xid] = (now, self._polled)
+        for xid in self._writers.keys() - running:
+            seen, marks = self._writers.pop(xid)
+            if now - seen > SETTLE / 2:
+                for lane in self._marks:
+                    start = marks.get(lane, 0)
+                    self._behind[lane] = min(start, self._behind.get(lane, start))
+        self._polled = {lane: marks[-1][1] for lane, marks in self._marks.items()}
+        self._last_value = last_value
+
+    def _start(self, lane: Lane, now: float) -> int:
+        marks = self._marks[lane]
+        # The mark in force SETTLE ago; what has no such is looked at from the front.
+        start = marks[0][1] if marks[0][0] <= now - SETTLE else 0
+        return min(start, self._behind.get(lane, start))

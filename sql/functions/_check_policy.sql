@@ -1,0 +1,29 @@
+-- Refuse a policy that a crash, a rescue or a finish could not read later.
+create or replace function pgtask._check_policy(p_policy json) returns void
+language plpgsql immutable security definer set search_path = pg_catalog, pgtask, pg_temp
+as $$
+declare
+  v_name    text;
+  v_backoff text := p_policy ->> 'backoff';
+begin
+  if json_typeof(p_policy) <> 'object' then
+    raise exception 'policy is a JSON object, got %', json_typeof(p_policy) using errcode = 'TQ002';
+  end if;
+  foreach v_name in array '{timeout,soft_timeout,result_ttl,jitter}'::text[] loop
+    if (p_policy ->> v_name) is not null and pgtask._seconds(p_policy ->> v_name) is null then
+      raise exception '% is a number of at least 0', v_name using errcode = 'TQ002';
+    end if;
+  end loop;
+  if p_policy ->> 'on_crash' not in ('retry', 'fail') then
+    raise exception 'on_crash is retry or fail' using errcode = 'TQ002';
+  end if;
+  if v_backoff is not null and not (case json_typeof(p_policy -> 'backoff')
+       when 'array' then json_array_length(p_policy -> 'backoff') > 0 and not exists (
+         select from json_array_elements_text(p_policy -> 'backoff') as b (delay) where pgtask._seconds(b.delay) is null)
+       when 'string' then v_backoff = 'exp'
+         or v_backoff ~ '^(const|linear):' and pgtask._seconds(substr(v_backoff, strpos(v_backoff, ':') + 1)) is not null
+       else false end) then
+    raise exception 'backoff is "exp", "const:S", "linear:S" or a list of seconds' using errcode = 'TQ002';
+  end if;
+end $$;
+comment on function pgtask._check_policy(json) is 'Raise TQ002 for a policy that cannot be read.';

@@ -1,0 +1,221 @@
+"""Ending a worker: warm, cold, at once, by drain, and without a database."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from tests import shop
+from tests.conditions import eventually
+from tests.conftest import TestServer
+from tests.standing import Connection, counted, end_of, lines, standing, unfinished
+from tests.workers import Start, Worker
+
+
+def busy_worker(start_worker: Start, log: Path, *arguments: str) -> tuple[Worker, int]:
+    """A worker with one child, which runs one job that waits for log + ".go"."""
+    worker = start_worker("-c", "1", *arguments)
+    job = shop.hold.delay(str(log))
+    eventually(lambda: lines(log))
+    return worker, job.id
+
+
+def test_a_warm_stop_finishes_what_runs_and_gives_back_what_has_not_begun(
+    start_worker: Start, connection: Connection, tmp_path: Path
+) -> None:
+    # given a child that is known to be quick, and holds a job that is not, with others behind it
+    log, gate, open_gate = tmp_path / "log", tmp_path / "gate", tmp_path / "open"
+    open_gate.touch()
+    worker = start_worker("-c", "1")
+    for job in shop.pass_gate.delay_many([(str(open_gate), "/dev/null")] * 60):
+        end_of(connection, job.id)
+    with connection.transaction():
+        first = shop.pass_gate.using(connection).delay(str(gate), str(log))
+        behind = shop.pass_gate.using(connection).delay_many([(str(open_gate), str(log))] * 10)
+    eventually(lambda: lines(log))
+
+    # when it is told to end
+    worker.signal(signal.SIGTERM)
+    eventually(lambda: "warm stop" in worker.log)
+    eventually(lambda: all_ready(connection, [job.id for job in behind]))
+    gate.touch()
+
+    # then the one that ran is done and the others are as they were
+    assert worker.wait(10) == 0
+    assert standing(connection, first.id) is not None
+    assert end_of(connection, first.id, timeout=0.1)[:3] == ("succeeded", None, 1)
+    assert len(lines(log)) == 2
+    for job in behind:
+        now = standing(connection, job.id)
+        assert now is not None
+        assert (now.state, now.attempt) == ("ready", 0)
+    alive = connection.execute("select alive from pgtask.worker where pid = %s", [worker.pid])
+    assert alive.fetchall() == [(False,)]
+
+
+def all_ready(connection: Connection, ids: list[int]) -> bool:
+    row = connection.execute(
+        "select count(*) from pgtask.ready where id = any(%s)", [ids]
+    ).fetchone()
+    return row == (len(ids),)
+
+
+def test_a_service_manager_that_signals_every_process_gets_a_warm_stop_too(
+    start_worker: Start, connection: Connection, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    worker, job_id = busy_worker(start_worker, log)
+
+    for pid in [worker.pid, *worker.descendants()]:
+        os.kill(pid, signal.SIGTERM)
+    eventually(lambda: "warm stop" in worker.log)
+    log.with_name("log.go").touch()
+
+    assert worker.wait(10) == 0
+    assert end_of(connection, job_id, timeout=0.1)[:3] == ("succeeded", None, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_is_a_cold_stop(
+    number: signal.Signals, start_worker: Start, connection: Connection, tmp_path: Path
+) -> None:
+    worker, job_id = busy_worker(start_worker, tmp_path / "log")
+
+    worker.signal(number)
+    eventually(lambda: "warm stop" in worker.log)
+    worker.signal(number)
+
+    # its job is claimable at once, and nothing is counted against it
+    assert worker.wait(10) == 128 + number
+    now = standing(connection, job_id)
+    assert now is not None
+    assert now[:5] == ("ready", None, 0, 1, 0)
+
+
+def test_quit_is_a_cold_stop_at_once(
+    start_worker: Start, connection: Connection, tmp_path: Path
+) -> None:
+    worker, job_id = busy_worker(start_worker, tmp_path / "log")
+
+    worker.signal(signal.SIGQUIT)
+
+    assert worker.wait(10) == 128 + signal.SIGQUIT
+    now = standing(connection, job_id)
+    assert now is not None
+    assert (now.state, now.attempt) == ("ready", 0)
+
+
+def test_interrupting_an_idle_worker_ends_it_at_once(start_worker: Start) -> None:
+    worker = start_worker("-c", "1")
+
+    worker.signal(signal.SIGINT)
+
+    assert worker.wait(5) == 0
+
+
+def test_after_the_grace_what_still_runs_is_given_back(
+    start_worker: Start, connection: Connection, tmp_path: Path
+) -> None:
+    worker, job_id = busy_worker(start_worker, tmp_path / "log", "--grace", "0.3s")
+
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait(10) == 0
+    assert "1 jobs still run after the grace" in worker.log
+    now = standing(connection, job_id)
+    assert now is not None
+    assert (now.state, now.attempt) == ("ready", 0)
+
+
+def test_a_stopped_worker_has_counted_everything(
+    start_worker: Start, connection: Connection
+) -> None:
+    worker = start_worker("-c", "1")
+    for job in shop.add.delay_many([(1, 1)] * 30):
+        end_of(connection, job.id)
+
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait(10) == 0
+    assert counted(connection, "tests.shop.add", "succeeded") == 30
+
+
+def test_drain_ends_when_nothing_is_left_not_even_what_the_last_jobs_enqueued(
+    start_worker: Start, connection: Connection, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    for number in range(5):
+        shop.enqueue_note.delay(str(log), f"lane{number}")
+
+    assert start_worker("--drain", "-c", "1", wait=False).wait() == 0
+
+    assert sorted(lines(log)) == [f"in lane{number}" for number in range(5)]
+    assert unfinished(connection) == 0
+
+
+def test_drain_does_not_wait_for_what_is_due_later(
+    start_worker: Start, connection: Connection
+) -> None:
+    later = shop.add.options(countdown=3600).delay(1, 2)
+    failing = shop.flaky.options(backoff="const:3600").delay(2)
+
+    assert start_worker("--drain", wait=False).wait() == 0
+
+    for job in (later, failing):
+        now = standing(connection, job.id)
+        assert now is not None
+        assert now.state == "scheduled"
+
+
+@contextmanager
+def outage(server: TestServer, dsn: str) -> Iterator[None]:
+    """Nobody can connect to the database, and those who are, are thrown out."""
+    database = str(conninfo_to_dict(dsn)["dbname"])
+    with psycopg.connect(server.superuser_dsn, autocommit=True) as superuser:
+        superuser.execute(f'alter database "{database}" allow_connections false'.encode())
+        try:
+            superuser.execute(
+                "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = %s",
+                [database],
+            )
+            yield
+        finally:
+            superuser.execute(f'alter database "{database}" allow_connections true'.encode())
+
+
+def test_without_a_database_a_worker_still_ends_within_its_grace_and_five_seconds(
+    start_worker: Start, server: TestServer, dsn: str, tmp_path: Path
+) -> None:
+    worker, _ = busy_worker(start_worker, tmp_path / "log", "--grace", "1s")
+    with outage(server, dsn):
+        eventually(lambda: "cannot be reached" in worker.log)
+
+        told = time.monotonic()
+        worker.signal(signal.SIGTERM)
+
+        assert worker.wait(15) == 0
+        assert time.monotonic() - told < 1.0 + 5.0
+
+
+def test_a_job_that_ends_during_an_outage_is_recorded_after_it(
+    start_worker: Start, server: TestServer, dsn: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    worker, job_id = busy_worker(start_worker, log)
+    with outage(server, dsn):
+        eventually(lambda: "cannot be reached" in worker.log)
+        log.with_name("log.go").touch()
+        eventually(lambda: "wait for the database" in worker.log)
+
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        assert end_of(connection, job_id)[:4] == ("succeeded", None, 1, 1)
+        assert shop.add.delay(1, 2).get(timeout=10) == 3
+    assert "too late" not in worker.log
