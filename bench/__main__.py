@@ -1,85 +1,73 @@
-"""`./dev bench`: measure, print, and with --json write one document."""
+"""`./dev bench`: pgtask and its peers side by side, on one server in one run."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import psycopg
+from bench import measures, report, rounds
+from bench.words import say
 
-from bench import rows, server
-from bench.app import app
-from pgtask import config
-
-# What issue and design ask of the core on a 2-core machine.
-GOALS = {
-    ("drain", "jobs_per_s"): (">=", 8000),
-    ("pickup", "pickup_ms_p50"): ("<=", 5),
-    ("idle", "memory_mb"): ("<=", 120),
-    ("idle", "cpu_percent"): ("<", 1),
-}
+ROOT = Path(__file__).parents[1]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="smaller rounds, under three minutes")
-    parser.add_argument("--only", default="", help="rows to measure, separated by commas")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser = _parser()
     arguments = parser.parse_args()
-    quick = arguments.quick
-    times = 1 if quick else 3
-    jobs = 40_000 if quick else 200_000
-    with (
-        server.database() as (dsn, superuser),
-        psycopg.connect(superuser, autocommit=True) as connection,
-    ):
-        app.config = config.load({"dsn": dsn}, {}, {}, Path.cwd())
-        measures: dict[str, Callable[[], rows.Figures]] = {
-            "drain": lambda: rows.drain(connection, dsn, jobs, keep=False),
-            "kept": lambda: rows.drain(connection, dsn, jobs, keep=True),
-            "enqueue_many": lambda: rows.enqueue_many(jobs),
-            "enqueue_one": lambda: rows.enqueue_one(1000 if quick else 5000),
-            "pickup": lambda: rows.pickup(connection, dsn, 200 if quick else 1000),
-            "steady": lambda: rows.steady(connection, dsn, 500, 5 if quick else 20),
-            "idle": lambda: rows.idle(connection, dsn, 10 if quick else 30),
-        }
-        wanted = [name for name in arguments.only.split(",") if name] or list(measures)
-        if unknown := set(wanted) - set(measures):
-            parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(measures)}")
-        document: dict[str, object] = {
-            "machine": f"{platform.machine()}, Python {platform.python_version()}",
-            "settings": server.settings(connection),
-            "rows": {},
-        }
-        _say(f"{document['machine']}; {document['settings']}")
-        missed = False
-        for name in wanted:
-            began = time.monotonic()
-            medians, rounds = rows.repeated(times, measures[name])
-            rows.empty(connection)
-            document["rows"][name] = {"median": medians, "rounds": rounds}  # type: ignore[index]  # a dict
-            _say(f"{name} ({time.monotonic() - began:.0f} s)")
-            for figure, value in medians.items():
-                goal = GOALS.get((name, figure))
-                verdict = ""
-                if goal is not None:
-                    reached = value >= goal[1] if goal[0] == ">=" else value <= goal[1]
-                    missed = missed or not reached
-                    verdict = f"  goal {goal[0]} {goal[1]}: {'reached' if reached else 'MISSED'}"
-                _say(f"  {figure:<24} {value:>12,.2f}{verdict}")
-        app.close()
+    try:
+        rows = rounds.chosen(_split(arguments.only))
+        products = rounds.peers_of(_split(arguments.peers), quick=arguments.quick)
+    except ValueError as error:
+        parser.error(str(error))
+    scale, times, skipped = measures.FULL, arguments.rounds or 3, []
+    if arguments.quick:
+        scale, times = measures.QUICK, arguments.rounds or 1
+    if arguments.tiny:
+        scale, times = measures.TINY, arguments.rounds or 1
+    if not scale.pinned_s and "pinned" in rows:
+        rows.remove("pinned")
+        skipped.append("pinned was skipped: it takes over a minute, which --quick has not")
+    run = rounds.Run(products, scale, times)
+    with run.stand(arguments.cache) as stand:
+        run.measure(stand, rows)
+    document = run.document() | {"skipped": skipped}
+    _store(arguments.cache, "rows", document)
     if arguments.json:
-        print(json.dumps(document, indent=2))
-    return 1 if missed else 0
+        print(json.dumps(document, indent=1))
+    for line in report.lines(document):
+        print(line, file=sys.stderr if arguments.json else sys.stdout)
+    say(f"{document['seconds']} s in all")
+    missed = any(goal["reached"] is False for goal in document["goals"])
+    return 1 if arguments.strict and missed else 0
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one small round, under 3 minutes")
+    parser.add_argument("--tiny", action="store_true", help="try the driver; figures mean nothing")
+    parser.add_argument("--rounds", type=int, metavar="N", help="how often (3; --quick: 1)")
+    parser.add_argument("--only", default="", metavar="ROW,ROW", help="rows, or groups of rows")
+    parser.add_argument("--peers", default="", metavar="A,B", help="peers beside pgtask, or none")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument("--strict", action="store_true", help="exit 1 if a goal is missed")
+    parser.add_argument(
+        "--cache", type=Path, default=ROOT / ".bench", metavar="DIR", help="environments, results"
+    )
+    return parser
 
 
-raise SystemExit(main())
+def _split(words: str) -> list[str]:
+    return [word for word in words.split(",") if word]
+
+
+def _store(cache: Path, mode: str, document: dict[str, Any]) -> None:
+    folder = cache / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{mode}.json").write_text(json.dumps(document))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,25 +1,45 @@
-"""The tasks that are measured."""
+"""The tasks that pgtask's own worker runs for a measurement."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
-from pgtask import App
+from bench.job import record
+from pgtask import App, config
+from pgtask.task import Task
 
 app = App("bench")
 
 
 @app.task(keep="none")
-def noop(x: int) -> None:
-    return None
+def noop(sent: int) -> None:
+    record(sent)
 
 
 @app.task
-def kept(x: int) -> int:
-    return x
+def kept(sent: int) -> int:
+    record(sent)
+    return sent
 
 
-@app.task
-def stamp(sent: int) -> int:
-    """Nanoseconds from the sender's clock to the start of this body, on the same machine."""
-    return time.time_ns() - sent
+@app.task(keep="none")
+def carry(sent: int, load: str) -> None:
+    """An argument of some size."""
+    record(sent)
+
+
+@app.task(keep="none")
+def burn(milliseconds: float) -> None:
+    """So much CPU in pure Python, by this process's own meter: being preempted does not count."""
+    record(0)
+    end = time.process_time() + milliseconds / 1e3
+    while time.process_time() < end:
+        pass
+
+
+def fresh_noop(dsn: str) -> Task[[int], None]:
+    """`noop` of an App that knows only this database: what one has checked, it believes for good."""
+    other = App("bench", dsn)
+    other.config = config.load({"dsn": dsn}, {}, {}, Path.cwd())
+    return other.task(name=noop.name, keep="none")(noop.function)

@@ -2,19 +2,26 @@
 
 PgTaskError
 ├── ConfigError(ValueError)         a setting cannot work: names it, its source, the remedy
-├── AppNotFound(ConfigError)        the application could not be imported
+│   └── AppNotFound                 the application could not be imported
 ├── EmbeddedError                   the private PostgreSQL could not be found, made or started
-├── DefinitionError                 TaskExists · TaskNotFound(LookupError) · BadOption(TypeError, ValueError)
-├── BadArguments                    ArgumentMismatch(TypeError) · ArgumentInvalid(ValueError) · PayloadTooLarge(ValueError)
+├── DefinitionError                 a task is defined in a way that cannot work
+│   └── TaskExists(ValueError) · TaskNotFound(LookupError) · BadOption(TypeError, ValueError)
+├── BadArguments                    a call's arguments, refused before any SQL
+│   └── ArgumentMismatch(TypeError) · ArgumentInvalid(ValueError) · PayloadTooLarge(ValueError)
 ├── CodecError(ValueError)          DecodeError
-├── BrokerError                     Unavailable · SchemaMissing · SchemaTooOld · SchemaTooNew · MigrationChanged
+├── BrokerError                     the database could not do what was asked
+│   ├── UnknownConnection(TypeError) · BlockingCall(RuntimeError)
+│   ├── Unavailable · SchemaMissing · SchemaTooOld · SchemaTooNew · MigrationChanged
 │   ├── AmbiguousTransaction        two transactions could be meant
 │   ├── WrongDatabase               a connection to a database that is not this app's
-│   ├── UnknownConnection(TypeError) · BlockingCall(RuntimeError)
-│   └── Refused                     DuplicateJob · QueueNotFound(LookupError) · WorkerNotAlive · BadCall(ValueError) · LeaseLost
-└── JobError                        JobNotFound(LookupError) · JobFailed · JobCancelled · JobExpired · ResultTimeout(TimeoutError)
-                                    · WouldDeadlock(RuntimeError) · NoCurrentJob(LookupError)
-Verdict                             Retry · Snooze · Reject: raised by task code to decide its outcome
+│   └── Refused                     by a function of the schema, each with a SQLSTATE of ours
+│       └── WorkerNotAlive · BadCall(ValueError) · DuplicateJob · LeaseLost · QueueNotFound
+└── JobError                        something about one job
+    ├── JobNotFound(LookupError) · JobFailed · JobCancelled · ResultTimeout(TimeoutError)
+    ├── JobExpired(JobCancelled)    not started before it expired
+    ├── NoCurrentJob(LookupError)   current_job() outside a task
+    └── WouldDeadlock(RuntimeError) get() inside the transaction that made the job
+Verdict                             Retry · Snooze · Reject: raised by task code
 SoftTimeLimitExceeded               raised inside task code when its soft time is up
 """
 

@@ -52,7 +52,7 @@ def hold(path: str) -> str:
 async def async_hold(path: str) -> str:
     append(path, f"begin {current_job().id}")
     try:
-        while not Path(path + ".go").exists():  # noqa: ASYNC110, ASYNC240 - a file is all tests have
+        while not Path(path + ".go").exists():  # noqa: ASYNC110 - a file is all tests have
             await asyncio.sleep(0.01)
     except asyncio.CancelledError:
         append(path, "cancelled")
@@ -223,7 +223,7 @@ async def async_die(log: str, times: int) -> int:
     """End the process, the first so many times, after a first await."""
     append(log, "begin")
     await asyncio.sleep(0.01)
-    if len(Path(log).read_text().splitlines()) <= times:  # noqa: ASYNC240
+    if len(Path(log).read_text().splitlines()) <= times:
         os._exit(3)
     return current_job().attempt
 

@@ -171,7 +171,9 @@ def promote(limit: int = 1000) -> Statement[tuple[int, float | None]]:
 
 def beats() -> Statement[dict[UUID, int]]:
     """Return the heartbeat counter of every living worker."""
-    return Statement("select * from pgtask.beats()", {}, lambda rows: {row[0]: row[1] for row in rows})
+    return Statement(
+        "select * from pgtask.beats()", {}, lambda rows: {row[0]: row[1] for row in rows}
+    )
 
 
 def rescue(silent: Mapping[UUID, int]) -> Statement[dict[UUID, int]]:

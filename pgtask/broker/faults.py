@@ -52,7 +52,9 @@ def translate(error: psycopg.Error) -> BrokerError | None:
             return DuplicateJob(message, int(owner) if owner else None)
         return kind(message)
     if state in _SCHEMA and "pgtask" in message:
-        return SchemaMissing(f"{message}: the schema is not there, or older than this code; run: pgtask migrate")
+        return SchemaMissing(
+            f"{message}: the schema is not there, or older than this code → run: pgtask migrate"
+        )
     if is_dead(error):
         return Unavailable(f"the database cannot be reached: {_without_secrets(message)}")
     return None

@@ -60,12 +60,16 @@ def enqueue(signatures: Sequence[Signature]) -> Statement[list[tuple[int, bool]]
 
 def results(ids: Sequence[int]) -> Statement[dict[int, Standing]]:
     """Return where these jobs stand; an id that does not exist is missing from the answer."""
-    return Statement("select * from pgtask._results(%(ids)s::bigint[])", {"ids": list(ids)}, _standings)
+    return Statement(
+        "select * from pgtask._results(%(ids)s::bigint[])", {"ids": list(ids)}, _standings
+    )
 
 
 def watch(ids: Sequence[int]) -> Statement[dict[int, Standing]]:
     """As results, and for the next 60 s the end of one of them is announced on pgtask_done."""
-    return Statement("select * from pgtask._watch(%(ids)s::bigint[])", {"ids": list(ids)}, _standings)
+    return Statement(
+        "select * from pgtask._watch(%(ids)s::bigint[])", {"ids": list(ids)}, _standings
+    )
 
 
 def cancel(ids: Sequence[int], *, terminate: bool = False) -> Statement[dict[int, str]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -54,6 +56,7 @@ class Link:
             try:
                 async with asyncio.timeout(deadline):
                     connection = await self._connected()
+                with _hanging_up_after(connection, deadline):
                     cursor = await connection.execute(statement.text, statement.params)
                     rows = await cursor.fetchall() if cursor.description else []
             except TimeoutError as error:
@@ -113,13 +116,14 @@ class WakeUps:
         """
         connection = await self._link.connection()
         try:
-            await connection.execute("listen pgtask")
-            await connection.execute("listen pgtask_cancel")
+            with _hanging_up_after(connection, self.PONG):
+                await connection.execute("listen pgtask")
+                await connection.execute("listen pgtask_cancel")
             yield "connected", ""
             while True:
                 async for notification in connection.notifies(timeout=self.PING):
                     yield notification.channel, notification.payload
-                async with asyncio.timeout(self.PONG):
+                with _hanging_up_after(connection, self.PONG):
                     await connection.execute("select 1")
         except TimeoutError as error:
             raise Unavailable("the listening connection does not answer") from error
@@ -127,6 +131,31 @@ class WakeUps:
             raise translate(error) or Unavailable(str(error)) from error
         finally:
             await self._link._close()  # noqa: SLF001 - the ear owns its link
+
+
+@contextlib.contextmanager
+def _hanging_up_after(connection: psycopg.AsyncConnection[Any], seconds: float) -> Iterator[None]:
+    # Not by cancelling: psycopg would ask the server to cancel too, and wait for what it says.
+    late = False
+
+    def hang_up() -> None:
+        nonlocal late
+        late = True
+        with (
+            contextlib.suppress(OSError, psycopg.Error),
+            socket.socket(fileno=os.dup(connection.fileno())) as wire,
+        ):
+            wire.shutdown(socket.SHUT_RDWR)
+
+    timer = asyncio.get_running_loop().call_later(seconds, hang_up)
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        if late:
+            raise TimeoutError from error
+        raise
+    finally:
+        timer.cancel()
 
 
 def pause_after(failures: int) -> float:

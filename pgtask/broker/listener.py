@@ -64,7 +64,8 @@ class ResultListener:
         pause = 0.1
         while not self._closed.is_set():
             try:
-                with psycopg.connect(self._dsn, **connect_arguments("pgtask:results")) as connection:
+                arguments = connect_arguments("pgtask:results")
+                with psycopg.connect(self._dsn, **arguments) as connection:
                     connection.execute("listen pgtask_done")
                     self._connected.set()
                     pause = 0.1

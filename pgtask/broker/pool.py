@@ -149,9 +149,7 @@ class AsyncBroker:
         except (PoolTimeout, PoolClosed) as error:
             raise Unavailable(await self._why(error)) from error
 
-    async def run_on(
-        self, connection: psycopg.AsyncConnection[Any], statement: Statement[T]
-    ) -> T:
+    async def run_on(self, connection: psycopg.AsyncConnection[Any], statement: Statement[T]) -> T:
         """Run it on the caller's connection, in whatever transaction that is in."""
         with translating():
             cursor = await connection.execute(statement.text, statement.params)

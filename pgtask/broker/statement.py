@@ -1,4 +1,4 @@
-"""Statement: one operation of the database as a value; what to send and how to read what returns."""
+"""Statement: one operation as a value: what to send, and how to read what returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The connection on which a child runs tasks with transaction=True: body and completion commit as one."""
+"""The connection of a task with transaction=True: body and completion commit as one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TaskConnection:
 
 
 class AsyncTaskConnections:
-    """One connection a coroutine: several run at a time, so they are opened and closed with each."""
+    """One connection a coroutine, as several run at a time: opened and closed with each."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
@@ -71,7 +71,12 @@ async def acommit_job(
 
 def _arguments() -> dict[str, Any]:
     arguments = connect_arguments("pgtask:task")
-    arguments["options"] = arguments["options"].replace(
-        "-c idle_in_transaction_session_timeout=30s", "-c idle_in_transaction_session_timeout=0"
-    ).replace("-c search_path= ", "") + _OPTIONS
+    arguments["options"] = (
+        arguments["options"]
+        .replace(
+            "-c idle_in_transaction_session_timeout=30s", "-c idle_in_transaction_session_timeout=0"
+        )
+        .replace("-c search_path= ", "")
+        + _OPTIONS
+    )
     return arguments

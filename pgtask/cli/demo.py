@@ -241,7 +241,8 @@ class Run:
         )
         attempt = self._flaky.get(timeout=5) if self._flaky.state == "succeeded" else None
         waited = self._row(
-            "select extract(epoch from claimed_at - created_at)::float8 from pgtask.done where id = %s",
+            "select extract(epoch from claimed_at - created_at)::float8"
+            " from pgtask.done where id = %s",
             self._later.id,
         )[0]
         napped = sum(result.state == "succeeded" for result in self._naps)
@@ -284,7 +285,7 @@ class Run:
 
 
 class Staff:
-    """The worker processes; one that ends before its time is replaced, as a service manager would."""
+    """The worker processes; one that ends before its time is replaced, as by a service manager."""
 
     def __init__(self, dsn: str, queue: str, count: int, concurrency: int | None, log: int) -> None:
         self._arguments = [] if concurrency is None else ["-c", str(concurrency)]
@@ -332,7 +333,7 @@ class Staff:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            # Ctrl-C is for the demo, which then ends its workers in order; a killed demo leaves none.
+            # Ctrl-C is for the demo, which ends its workers in order; a killed demo leaves none.
             start_new_session=True,
             preexec_fn=lambda: die_with_parent(signal.SIGTERM),
         )

@@ -27,10 +27,10 @@ def serve(runner: Runner, connection: socket.socket, slot: Slot) -> None:
     """Run sync jobs one after the other until the supervisor closes the pipe."""
     me = os.getpid()
     outbox = _Outbox(connection)
-    # The supervisor asks for what is done when the job after it turns out long. This signal, because
-    # where nobody handles it, it does nothing.
+    # The supervisor asks for what is done when the job after it turns out long. With this signal,
+    # because where nobody handles it, it does nothing.
     signal.signal(signal.SIGURG, outbox.on_signal)
-    signal.siginterrupt(signal.SIGURG, False)
+    signal.siginterrupt(signal.SIGURG, False)  # noqa: FBT003 - has no name
     connection.sendall(wire.pack(wire.READY, me))
     while (frame := wire.receive(connection)) is not None:
         kind = wire.kind_of(frame)
@@ -99,7 +99,7 @@ class _AsyncChild:
         import asyncio
 
         loop = asyncio.get_running_loop()
-        self._connection.setblocking(False)
+        self._connection.settimeout(0)
         await loop.sock_sendall(self._connection, wire.pack(wire.READY, os.getpid()))
         frames = wire.FrameBuffer()
         self._wake = asyncio.Event()
@@ -188,7 +188,7 @@ def _asks(slot: Slot, place: int) -> Callable[[], bool]:
 
 
 def reset_process() -> None:
-    """After the fork: default signals, a process group of its own, first in line for the OOM killer."""
+    """After the fork: default signals, a process group, first in line for the OOM killer."""
     for number in (signal.SIGINT, signal.SIGCHLD, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     # A service manager may tell every process of the worker to end: the supervisor alone decides.

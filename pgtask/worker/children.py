@@ -1,4 +1,4 @@
-"""Children: the child processes of a worker, what each holds, and what becomes of it when one dies."""
+"""Children: a worker's child processes, what each holds, what becomes of it when one dies."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class Children:
         async_concurrency: int,
         finished: Callable[[list[Ended], list[str]], None],
     ) -> AsyncIterator[Children]:
-        """Yield children ready for jobs; on leaving they are killed, and what they held is given back.
+        """Yield children ready for jobs; on leaving they are killed and their jobs given back.
 
         Raises AppNotFound when the app cannot be imported.
         """
@@ -217,7 +217,7 @@ class Children:
         return released
 
     def cancel(self, wishes: Iterable[tuple[int, bool]]) -> None:
-        """Pass wishes to cancel on to whoever runs these jobs: (job id, kill what does not listen)."""
+        """Pass wishes to cancel on to who runs the jobs: (job id, kill what does not listen)."""
         wanted = dict(wishes)
         for child in self._children.values():
             mine = wanted.keys() & child.held.keys()
@@ -247,7 +247,7 @@ class Children:
     def _hand_out(self) -> None:
         frames: dict[int, list[wire.Job]] = {}
         # Fewest first, so that one job finds an idle child and many are spread.
-        # Not behind a job that turned out long: what was just taken back there would go there again.
+        # Not behind a job that turned out long: what was just taken back would go there again.
         sync = sorted(
             (
                 c
@@ -445,7 +445,7 @@ class Children:
                 os.kill(child.pid, signal.SIGURG)
 
     def _release_behind_long_ones(self) -> None:
-        """Where every child is busy for longer, what waits here is better off with other workers."""
+        """Where every child is busy for longer, what waits here may be better off elsewhere."""
         for child in self._children.values():
             running = None if child.is_async else child.slot.running()
             if not child.is_async and (running is None or running.seconds < PATIENCE):
@@ -497,7 +497,7 @@ class Children:
 
     async def _start_zygote(self) -> None:
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)
+        ours.settimeout(0)
         self._control = ours
         with theirs:
             self._zygote = await asyncio.create_subprocess_exec(
@@ -558,7 +558,7 @@ class Children:
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        ours.setblocking(False)
+        ours.settimeout(0)
         self._numbers += 1
         child = Child(self._numbers, is_async, ours, Slot.create())
         self._children[child.number] = child

@@ -26,7 +26,7 @@ CATCH_BREATH = 0.25  # share of the room that must be free before a busy worker 
 
 
 class Claimer:
-    """Asks for as many jobs as the children have room for: at once when woken, else every `poll` s."""
+    """Asks for as many jobs as there is room for: at once when woken, else every `poll` s."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Claimer:
         self._late_until = self._reconciled = float("-inf")
 
     async def run(self, *, drain: bool = False) -> None:
-        """Claim until cancelled; with `drain`, until there is nothing left to claim or to wait for."""
+        """Claim until cancelled; with `drain`, until nothing is left to claim or to wait for."""
         async with asyncio.TaskGroup() as group:
             listening = group.create_task(self._listen())
             try:
@@ -167,7 +167,7 @@ class Claimer:
                 return
 
     async def _idle(self, asked: Sequence[str], poll: float) -> None:
-        """There is no more of what was asked for: wait for a wake-up, other room, or the next poll."""
+        """There is no more of what was asked for: wait for a wake-up, other room, or the poll."""
         try:
             async with asyncio.timeout(poll):
                 while not self._woken.is_set():

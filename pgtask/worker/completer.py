@@ -1,4 +1,4 @@
-"""Completer: outcomes, gathered and finished in batches, sent again until the database has answered."""
+"""Completer: outcomes, gathered and finished in batches, sent until the database has answered."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TALLY = {
 
 
 class Completer:
-    """Holds outcomes until they are recorded. Capacity is free before; the lease is held until then."""
+    """Holds outcomes until they are recorded: capacity is free before, the lease is held."""
 
     def __init__(self, link: Link, worker: UUID, tally: Counter[tuple[str, str]]) -> None:
         self._link = link
@@ -213,7 +213,7 @@ class Completer:
             if answer == "busy":
                 self._waiting.append(outcome)
             elif answer == "stale" and (outcome.id, outcome.epoch) in self._unanswered:
-                # While this worker's row lives nobody else moves its rows: it was recorded the first time.
+                # While this worker lives nobody else moves its rows: it was recorded before.
                 log.debug("job %d: its outcome had been recorded already", outcome.id)
             elif answer == "stale":
                 self.tally["-", "stale"] += 1

@@ -13,7 +13,7 @@ class JsonLines(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return time (RFC 3339, UTC), level, logger, message, process and, if any, the exception."""
+        """Return time (RFC 3339, UTC), level, logger, message, process and any exception."""
         line = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}"
             f".{int(record.msecs):03d}Z",

@@ -125,7 +125,7 @@ class Pulse:
         return max(0.005, min([*sooner, LONGEST_NAP]))
 
     async def _rescue(self) -> float:
-        """Judge others by observed silence on our own monotonic clock: no clock jump, no outage fools it."""
+        """Judge others by silence observed on our own monotonic clock, which does not jump."""
         beats = await self._link.run(attempts.beats(), deadline=UPKEEP)
         now = time.monotonic()
         if now - self._looked > LEASE / 2:

@@ -244,7 +244,7 @@ def _succeeded(result: object) -> Outcome:
 def _encoded(result: object) -> str | None:
     try:
         return None if result is None else encode_result(result)
-    except Exception as error:  # noqa: BLE001 - as above; here it must also roll back
+    except Exception as error:
         raise _Unstorable(str(error)) from error
 
 

@@ -104,7 +104,7 @@ class Slot:
         Look at begun() a moment later: a job that was beginning at this very instant has
         published itself by then, and stays with the child.
         """
-        # What was taken earlier may run elsewhere by now: it stays forbidden until the child is past it.
+        # What was taken earlier may run elsewhere by now: forbidden until the child is past it.
         passed = first > self._fields[_TAKEN_TO]
         self._fields[_TAKEN_TO] = end
         if passed:

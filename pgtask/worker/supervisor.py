@@ -144,7 +144,7 @@ class _Supervisor:
             await asyncio.gather(claiming, asked, return_exceptions=True)
 
     async def _end_warmly(self, children: Children, completer: Completer) -> None:
-        """Give back what has not begun, wait for what runs until the grace is over or a second signal."""
+        """Give back what has not begun; wait for what runs, for the grace or a second signal."""
         released = children.release_unstarted()
         completer.add(released, ["-"] * len(released))
         try:

@@ -1,8 +1,8 @@
 """Windows: where in each lane a claim begins, so that it does not walk over what is gone.
 
-While an old snapshot is held somewhere, the index entries of claimed jobs cannot be removed. A claim
-that began at the front of its lane would walk over all of them; one that begins at a remembered
-place does not. Wrong windows only delay a job: every sweep looks from the front.
+While an old snapshot is held somewhere, the index entries of claimed jobs cannot be removed. A
+claim that began at the front of its lane would walk over all of them; one that begins at a
+remembered place does not. Wrong windows only delay a job: every sweep looks from the front.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Windows:
         self.__init__()  # type: ignore[misc]  # the same as a new one
 
     def lanes(self, now: float) -> list[tuple[str, int, int]]:
-        """Return (queue, priority, first seq) of every lane known; none at all when a sweep is due."""
+        """Return (queue, priority, first seq) of every known lane; none when a sweep is due."""
         if now >= self._next_sweep:
             return []
         return [(*lane, self._start(lane, now)) for lane in self._marks]
@@ -54,7 +54,12 @@ class Windows:
         self._next_sweep = now + pause
 
     def claimed(
-        self, now: float, queues: Iterable[str], rows: Sequence[tuple[str, int, int]], *, short: bool
+        self,
+        now: float,
+        queues: Iterable[str],
+        rows: Sequence[tuple[str, int, int]],
+        *,
+        short: bool,
     ) -> None:
         """Move the marks after a claim of every known task from `queues`.
 

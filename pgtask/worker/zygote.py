@@ -1,4 +1,4 @@
-"""Zygote: the process that has the user's modules imported, no threads and no connections, and forks children.
+"""Zygote: has the user's modules imported, no threads and no connections, and forks children.
 
 Nothing that ever opened a connection or a thread forks: libpq sockets and locks do not survive it.
 Started by the supervisor as `python -m pgtask.worker.zygote FD APP WORKER`.
@@ -78,7 +78,7 @@ Announcement = Loaded | Broken | Forked | Died
 
 
 class Fork(NamedTuple):
-    """A request: fork a child for sync or async tasks. Its socket and slot come along as descriptors."""
+    """A request: fork a child for sync or async tasks. Its socket and slot come along."""
 
     number: int
     is_async: bool
@@ -172,7 +172,7 @@ def run_child(runner: Runner, request: Fork, socket_descriptor: int, slot_descri
 def _spawn(request: Fork, descriptors: list[int], arguments: list[str]) -> int:
     # Threads are alive: a forked child could inherit a lock that nobody will ever release.
     for descriptor in descriptors:
-        os.set_inheritable(descriptor, True)
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 - has no name
     process = subprocess.Popen(
         [
             sys.executable,
@@ -225,7 +225,7 @@ def _broken(error: BaseException) -> Broken:
 
 
 def die_with_parent(number: signal.Signals) -> None:
-    """Ask the kernel (Linux) for this signal when the parent dies; elsewhere the pipe's end must do."""
+    """Ask the kernel (Linux) for this signal when the parent dies; else the pipe's end must do."""
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)

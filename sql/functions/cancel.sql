@@ -11,30 +11,41 @@ declare
   v_tasks   text[];
   v_worker  uuid;
   v_id      bigint;
+  v_locked  bigint[];
 begin
   -- A job can pass from one table to the next between two statements; look again.
   for look in 1..5 loop
     exit when cardinality(v_left) = 0;
     -- Producers lock the owners of their keys in key order. So do we, and go by id after that: then
-    -- nobody waits in a ring.
+    -- nobody waits in a ring. One that was rewritten while we waited is met again before the next.
+    v_locked := '{}';
     for v_id in
       select k.id from (
         select w.id, w.key from pgtask.waiting w where w.id = any(v_left) and w.key is not null
         union all select r.id, r.key from pgtask.ready r where r.id = any(v_left) and r.key is not null) k
       order by k.key, k.id
     loop
-      perform 1 from pgtask.waiting w where w.id = v_id for update;
-      if not found then
-        perform 1 from pgtask.ready r where r.id = v_id for update;
-      end if;
+      loop
+        perform 1 from pgtask.waiting w where w.id = v_id for update;
+        if not found then
+          perform 1 from pgtask.ready r where r.id = v_id for update;
+        end if;
+        if found then
+          v_locked := v_locked || v_id;
+        end if;
+        exit when found or not exists (select from pgtask.waiting w where w.id = v_id
+                                       union all select from pgtask.ready r where r.id = v_id);
+      end loop;
     end loop;
     with lifted as (
       delete from pgtask.waiting w where w.id in (
-        select l.id from pgtask.waiting l where l.id = any(v_left) order by l.id for update) returning w.*
+        select l.id from pgtask.waiting l
+        where l.id = any(v_left) and (l.key is null or l.id = any(v_locked)) order by l.id for update) returning w.*
     ),
     dropped as (
       delete from pgtask.ready r where r.id in (
-        select l.id from pgtask.ready l where l.id = any(v_left) order by l.id for update) returning r.*
+        select l.id from pgtask.ready l
+        where l.id = any(v_left) and (l.key is null or l.id = any(v_locked)) order by l.id for update) returning r.*
     ),
     gone as (
       select l.id, l.created_at, l.epoch, l.priority, l.attempt, l.max_attempts, l.crashes, l.max_crashes, l.keep, l.task, l.queue,

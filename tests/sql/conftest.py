@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,6 +11,7 @@ import psycopg
 import pytest
 
 from tests.sql.engine import Engine
+from tests.sql.races import Another, Races
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def engine(connection: psycopg.Connection[Any]) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def another(dsn: str) -> Iterator[Callable[[], Engine]]:
+def another(dsn: str) -> Iterator[Another]:
     """Engines on connections of their own, closed (and rolled back) at the end."""
     with ExitStack() as stack:
 
@@ -29,3 +31,15 @@ def another(dsn: str) -> Iterator[Callable[[], Engine]]:
             return Engine(stack.enter_context(psycopg.connect(dsn, autocommit=True)))
 
         yield connect
+
+
+@pytest.fixture
+def aside() -> Iterator[ThreadPoolExecutor]:
+    """Threads for calls that have to wait."""
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+@pytest.fixture
+def races(engine: Engine, another: Another, aside: ThreadPoolExecutor) -> Races:
+    return Races(engine, another, aside)

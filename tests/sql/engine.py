@@ -1,4 +1,4 @@
-"""Engine: the SQL functions as the tests call them, and what must hold of the tables between calls."""
+"""Engine: the SQL functions as the tests call them, and what must hold of the tables."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ FINISH: LiteralString = (
     " %(types)s::text[], %(messages)s::text[], %(tracebacks)s::text[])"
 )
 
+_OPTIONS = (
+    "queue", "priority", "delay", "run_at", "keys", "on_conflict", "serials", "max_attempts",
+    "max_crashes", "expires_in", "expires_at", "keep", "headers", "tags",
+)  # fmt: skip
 _EVERYWHERE: LiteralString = (
     "select tbl, id, epoch, attempt, crashes, key, serial, worker, args is null as stored from ("
     "select 'waiting' as tbl, id, epoch, attempt, crashes, key, serial, null::uuid as worker, args"
@@ -70,10 +74,8 @@ class Engine:
         policy: Mapping[str, object] | None = None,
         **options: object,
     ) -> list[tuple[int, bool]]:
-        names = ("queue", "priority", "delay", "run_at", "keys", "on_conflict", "serials", "keep",
-                 "max_attempts", "max_crashes", "expires_in", "expires_at", "headers", "tags")  # fmt: skip
-        assert set(options) <= set(names), options
-        params: dict[str, object] = {name: options.get(name) for name in names}
+        assert set(options) <= set(_OPTIONS), options
+        params: dict[str, object] = {name: options.get(name) for name in _OPTIONS}
         params |= {
             "task": task,
             "args": [None if a is None else json.dumps(a) for a in args],
@@ -130,7 +132,7 @@ class Engine:
         results: Sequence[str | None] | None = None,
         **columns: object,
     ) -> dict[int, str]:
-        """Finish claimed jobs or (id, epoch) pairs; one verdict for all or one each; none: succeeded."""
+        """Finish claimed jobs or (id, epoch) pairs; one verdict for all, or one each, or none."""
         pairs = [(e[0], e[1]) for e in ended]
         params: dict[str, object] = dict.fromkeys(
             ("delays", "reasons", "types", "messages", "tracebacks"), None
@@ -157,7 +159,8 @@ class Engine:
         """Promote as if it were `ahead` seconds later."""
         return int(
             self.value(
-                "select promoted from pgtask.promote(1000, clock_timestamp() + %s * interval '1 s')",
+                "select promoted"
+                " from pgtask.promote(1000, clock_timestamp() + %s * interval '1 s')",
                 ahead,
             )
         )
@@ -201,7 +204,9 @@ class Engine:
         running = {job.id: job for job in jobs if job.tbl == "running"}
 
         stored = dict(self.all("select job, args is not null from pgtask.payload"))
-        assert {job.id for job in jobs if job.stored} == {i for i, has_args in stored.items() if has_args}
+        assert {job.id for job in jobs if job.stored} == {
+            i for i, has_args in stored.items() if has_args
+        }
         for job_id, has_args in stored.items():
             assert by_id[job_id].tbl == "done" or has_args, "a payload that nothing needs"
 

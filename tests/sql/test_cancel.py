@@ -16,7 +16,10 @@ def test_a_pending_job_ends_at_once(engine: Engine, delay: float | None, keep: s
     if keep == "all":
         job = engine.job(job_id)
         assert (job.state, job.reason, job.worker) == ("cancelled", "cancelled", None)
-        assert engine.value("select extract(epoch from purge_at - finished_at)::int from pgtask.done") == 60
+        assert (
+            engine.value("select extract(epoch from purge_at - finished_at)::int from pgtask.done")
+            == 60
+        )
     else:
         assert engine.count("jobs") == engine.count("payload") == 0
     assert engine.count("job_key") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -12,13 +13,20 @@ from tests.sql.engine import Engine
 
 
 def test_a_claim_stamps_worker_epoch_and_attempt(engine: Engine) -> None:
-    job_id = engine.enqueue(1, headers='{"a": 1}', tags=["x"], policy={"timeout": 1}, max_attempts=2)
+    job_id = engine.enqueue(
+        1, headers='{"a": 1}', tags=["x"], policy={"timeout": 1}, max_attempts=2
+    )
     worker = engine.worker()
     (job,) = engine.claim(worker)
 
     assert (job.id, job.epoch, job.attempt, job.max_attempts) == (job_id, 1, 1, 2)
     assert (job.task, job.queue, job.args, job.kwargs) == ("t", "default", "[1]", None)
-    assert (job.policy, job.headers, job.tags, job.serial) == ('{"timeout": 1}', '{"a": 1}', ["x"], False)
+    assert (job.policy, job.headers, job.tags, job.serial) == (
+        '{"timeout": 1}',
+        '{"a": 1}',
+        ["x"],
+        False,
+    )
     row = engine.job(job_id)
     assert (row.state, row.worker, row.epoch, row.attempt) == ("running", worker, 1, 1)
     assert row.claimed_at - row.created_at < timedelta(seconds=30)
@@ -69,7 +77,9 @@ def test_an_unknown_task_stays_in_ready_and_blocks_nobody(engine: Engine) -> Non
 
 @pytest.mark.parametrize("keep", ["all", "failures"])
 def test_an_expired_job_ends_instead_of_running(engine: Engine, keep: str) -> None:
-    job_id = engine.enqueue("x" * 3000, expires_in=-1.0, key="k", keep=keep, policy={"result_ttl": 60})
+    job_id = engine.enqueue(
+        "x" * 3000, expires_in=-1.0, key="k", keep=keep, policy={"result_ttl": 60}
+    )
     assert engine.claim(engine.worker()) == []
 
     job = engine.job(job_id)
@@ -126,7 +136,7 @@ def test_a_claim_with_room_left_raises_the_idle_flag_for_a_while(engine: Engine)
     ({"policy": {"on_crash": "fail"}}, "on"), ({"policy": {"timeout": 1}}, "off"),
 ])  # fmt: skip
 def test_only_claims_that_may_be_lost_commit_asynchronously(
-    engine: Engine, options: dict[str, object], commit: str
+    engine: Engine, options: dict[str, Any], commit: str
 ) -> None:
     engine.enqueue(**options)
     worker = engine.worker()

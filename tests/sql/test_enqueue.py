@@ -79,7 +79,9 @@ def test_missing_arguments_are_no_arguments(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"delay": 60.0}, {"keys": ["k"]}])
-@pytest.mark.parametrize(("args", "kwargs"), [([LARGE], None), ([], {"a": LARGE}), (None, {"a": LARGE})])
+@pytest.mark.parametrize(
+    ("args", "kwargs"), [([LARGE], None), ([], {"a": LARGE}), (None, {"a": LARGE})]
+)
 def test_large_arguments_stand_beside_the_row_and_come_back_at_claim(
     engine: Engine, options: dict[str, Any], args: list[str] | None, kwargs: dict[str, str] | None
 ) -> None:
@@ -127,9 +129,11 @@ REFUSED = [
     {"key": ""}, {"key": "k" * 513}, {"serial": ""}, {"serial": "s" * 513},
     {"run_at": "infinity"}, {"run_at": "-infinity"}, {"expires_at": "infinity"},
     {"policy": []}, {"policy": 3}, {"policy": {"timeout": "soon"}}, {"policy": {"timeout": -1}},
-    {"policy": {"jitter": "NaN"}}, {"policy": {"result_ttl": [1]}}, {"policy": {"soft_timeout": {}}},
+    {"policy": {"jitter": "NaN"}}, {"policy": {"result_ttl": [1]}},
+    {"policy": {"soft_timeout": {}}},
     {"policy": {"on_crash": "panic"}}, {"policy": {"backoff": "soon"}}, {"policy": {"backoff": []}},
-    {"policy": {"backoff": "const:"}}, {"policy": {"backoff": "linear:x"}}, {"policy": {"backoff": 5}},
+    {"policy": {"backoff": "const:"}}, {"policy": {"backoff": "linear:x"}},
+    {"policy": {"backoff": 5}},
     {"policy": {"backoff": [1, "x"]}}, {"policy": {"backoff": {"a": 1}}},
 ]  # fmt: skip
 
@@ -151,7 +155,8 @@ def test_the_longest_names_and_keys_are_taken(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("policy", [
-    {"backoff": "exp"}, {"backoff": "const:0"}, {"backoff": "linear:1.5"}, {"backoff": [0, 1.5, 1e3]},
+    {"backoff": "exp"}, {"backoff": "const:0"}, {"backoff": "linear:1.5"},
+    {"backoff": [0, 1.5, 1e3]},
     {"jitter": 0}, {"jitter": 0.30000000000000004}, {"timeout": 1e-05}, {"on_crash": "retry"}, {},
 ])  # fmt: skip
 def test_every_good_policy_is_taken(engine: Engine, policy: dict[str, Any]) -> None:
@@ -169,7 +174,13 @@ def test_columns_of_different_lengths_are_refused(engine: Engine, column: str) -
 def test_sql_enqueues_with_defaults_for_everything_but_the_task(engine: Engine) -> None:
     job = engine.job(engine.value("select pgtask.enqueue('t')"))
 
-    assert (job.state, job.queue, job.args, job.kwargs, job.policy) == ("ready", "default", [], None, None)
+    assert (job.state, job.queue, job.args, job.kwargs, job.policy) == (
+        "ready",
+        "default",
+        [],
+        None,
+        None,
+    )
 
 
 def test_sql_enqueues_with_every_option(engine: Engine) -> None:

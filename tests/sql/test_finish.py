@@ -17,7 +17,9 @@ LARGE = json.dumps("x" * 3000)
 @pytest.mark.parametrize("verdict", [None, "succeeded"])
 def test_success_goes_to_done_with_its_result(engine: Engine, verdict: str | None) -> None:
     worker, job = engine.running()
-    assert engine.finish(worker, [job], *([verdict] if verdict else []), results=['{"a":  1}']) == {}
+    assert (
+        engine.finish(worker, [job], *([verdict] if verdict else []), results=['{"a":  1}']) == {}
+    )
 
     row = engine.job(job.id)
     assert (row.state, row.reason, row.error) == ("succeeded", None, None)
@@ -36,7 +38,9 @@ def test_a_large_result_stands_beside_the_row(engine: Engine, verdict: str | Non
 
 
 @pytest.mark.parametrize("verdict", [None, "succeeded"])
-def test_large_arguments_and_a_large_result_share_a_row(engine: Engine, verdict: str | None) -> None:
+def test_large_arguments_and_a_large_result_share_a_row(
+    engine: Engine, verdict: str | None
+) -> None:
     worker = engine.worker()
     job_id = engine.enqueue("y" * 3000)
     engine.finish(worker, engine.claim(worker), *([verdict] if verdict else []), results=[LARGE])
@@ -47,13 +51,19 @@ def test_large_arguments_and_a_large_result_share_a_row(engine: Engine, verdict:
 
 def test_failure_keeps_reason_error_and_traceback(engine: Engine) -> None:
     worker, job = engine.running()
-    engine.finish(worker, [job], "failed", types=["ValueError"], messages=["no"], tracebacks=["line 1"])
+    engine.finish(
+        worker, [job], "failed", types=["ValueError"], messages=["no"], tracebacks=["line 1"]
+    )
 
     row = engine.job(job.id)
     assert (row.state, row.reason, row.error) == ("failed", "error", "ValueError: no")
     error = engine.one("select * from pgtask.attempts")
     assert (error.job, error.attempt, error.epoch, error.outcome) == (job.id, 1, 1, "failed")
-    assert (error.error_type, error.error_message, error.error_traceback) == ("ValueError", "no", "line 1")
+    assert (error.error_type, error.error_message, error.error_traceback) == (
+        "ValueError",
+        "no",
+        "line 1",
+    )
     assert error.worker == worker
     assert error.claimed_at <= error.ended_at
 
@@ -79,7 +89,9 @@ def test_keep_says_what_is_left(engine: Engine, keep: str, verdict: str | None) 
     worker = engine.worker()
     job_id = engine.enqueue("y" * 3000, keep=keep, key="k", serial="s")
     for _ in range(2):
-        engine.finish(worker, engine.claim(worker), "retried", types=["E"], messages=["m"], delays=[0.0])
+        engine.finish(
+            worker, engine.claim(worker), "retried", types=["E"], messages=["m"], delays=[0.0]
+        )
         engine.promote(ahead=1)
     (job,) = engine.claim(worker)
     assert engine.finish(worker, [job], *([verdict] if verdict else []), results=[LARGE]) == {}
@@ -91,7 +103,9 @@ def test_keep_says_what_is_left(engine: Engine, keep: str, verdict: str | None) 
     assert engine.count("job_key") == engine.count("slot") == 0
 
 
-def test_errors_of_a_job_that_was_failed_then_retried_by_a_person_go_with_it(engine: Engine) -> None:
+def test_errors_of_a_job_that_was_failed_then_retried_by_a_person_go_with_it(
+    engine: Engine,
+) -> None:
     worker, job = engine.running(keep="failures")
     engine.finish(worker, [job], "failed", types=["E"], messages=["m"])
     engine.retry(job.id)
@@ -105,7 +119,10 @@ def test_result_ttl_becomes_an_instant(engine: Engine, verdict: str | None) -> N
     worker, job = engine.running(policy={"result_ttl": 60})
     engine.finish(worker, [job], *([verdict] if verdict else []))
 
-    assert engine.value("select extract(epoch from purge_at - finished_at)::int from pgtask.done") == 60
+    assert (
+        engine.value("select extract(epoch from purge_at - finished_at)::int from pgtask.done")
+        == 60
+    )
 
 
 @pytest.mark.parametrize("verdict", [None, *FINAL, "retried", "snoozed", "released", "lost"])
@@ -147,7 +164,9 @@ def test_nor_does_it_with_verdicts(engine: Engine, old_first: bool) -> None:  # 
 
 
 @pytest.mark.parametrize("verdicts", [(), ("retried", "retried"), ("failed", "failed")])
-def test_an_attempt_that_stands_twice_in_a_batch_ends_once(engine: Engine, verdicts: tuple[str, ...]) -> None:
+def test_an_attempt_that_stands_twice_in_a_batch_ends_once(
+    engine: Engine, verdicts: tuple[str, ...]
+) -> None:
     worker, job = engine.running(serial="s", key="k")
 
     assert engine.finish(worker, [job, job], *verdicts, delays=[60.0, 60.0]) == {}
@@ -158,7 +177,7 @@ def test_a_batch_with_every_verdict_goes_everywhere(engine: Engine) -> None:
     worker = engine.worker()
     engine.enqueue_many([[n] for n in range(9)])
     jobs = engine.claim(worker)
-    verdicts = ("succeeded", "failed", "cancelled", "retried", "snoozed", "released", "crashed", "timeout", "lost")  # fmt: skip
+    verdicts = (*FINAL, "retried", "snoozed", "released", "crashed", "timeout", "lost")
     assert engine.finish(worker, [*jobs, (10**9, 1)], *verdicts, "failed") == {10**9: "stale"}
 
     states = {v: engine.job(job.id).state for v, job in zip(verdicts, jobs, strict=True)}
@@ -169,7 +188,9 @@ def test_a_batch_with_every_verdict_goes_everywhere(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("verdict", ["", "ok", "Succeeded", None])
-def test_an_unknown_verdict_is_refused_with_its_whole_batch(engine: Engine, verdict: str | None) -> None:
+def test_an_unknown_verdict_is_refused_with_its_whole_batch(
+    engine: Engine, verdict: str | None
+) -> None:
     worker = engine.worker()
     engine.enqueue_many([[], []])
     jobs = engine.claim(worker)
@@ -226,4 +247,7 @@ def test_whoever_waits_hears_of_the_end_and_nobody_else_is_told(engine: Engine) 
     engine.finish(worker, [plain])
     engine.finish(worker, [large], "failed")
 
-    assert [n.payload for n in engine.connection.notifies(timeout=0)] == [str(plain.id), str(large.id)]
+    assert [n.payload for n in engine.connection.notifies(timeout=0)] == [
+        str(plain.id),
+        str(large.id),
+    ]

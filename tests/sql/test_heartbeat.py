@@ -58,10 +58,13 @@ def test_the_tally_adds_up_what_beats_bring(engine: Engine) -> None:
     worker = engine.worker()
     for _ in range(2):
         engine.all(
-            "select * from pgtask.heartbeat(%s, '{a,b,a,a}', '{succeeded,succeeded,failed,failed}', '{5,1,2,1}')",
+            "select * from pgtask.heartbeat(%s, '{a,b,a,a}',"
+            " '{succeeded,succeeded,failed,failed}', '{5,1,2,1}')",
             worker,
         )
-    rows = engine.all("select task, outcome, sum(n)::int from pgtask.tally group by 1, 2 order by 1, 2")
+    rows = engine.all(
+        "select task, outcome, sum(n)::int from pgtask.tally group by 1, 2 order by 1, 2"
+    )
     assert rows == [("a", "failed", 6), ("a", "succeeded", 10), ("b", "succeeded", 2)]
 
 

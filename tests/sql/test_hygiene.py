@@ -15,7 +15,9 @@ def test_every_function_is_security_definer_with_a_closed_search_path(engine: En
     assert len(functions) > 30
     for function in functions:
         assert function.prosecdef, function.name
-        assert "search_path=pg_catalog, pgtask, pg_temp" in (function.proconfig or []), function.name
+        assert "search_path=pg_catalog, pgtask, pg_temp" in (function.proconfig or []), (
+            function.name
+        )
 
 
 def test_every_function_and_view_says_what_it_is(engine: Engine) -> None:
@@ -56,7 +58,8 @@ def test_everybody_may_see_which_migrations_ran_and_nothing_else(engine: Engine)
 
 def test_there_are_no_foreign_keys_and_no_triggers(engine: Engine) -> None:
     assert engine.values(
-        "select conname::text from pg_constraint where connamespace = %s::regnamespace and contype = 'f'",
+        "select conname::text from pg_constraint where contype = 'f'"
+        " and connamespace = %s::regnamespace",
         OURS,
     ) == []  # fmt: skip
     assert engine.values(
@@ -67,7 +70,8 @@ def test_there_are_no_foreign_keys_and_no_triggers(engine: Engine) -> None:
 
 def test_the_shape_of_a_job_is_the_same_in_all_four_tables(engine: Engine) -> None:
     columns = (
-        "select array_agg(format('%%s %%s', attname, atttypid::regtype) order by attnum) from pg_attribute"
+        "select array_agg(format('%%s %%s', attname, atttypid::regtype) order by attnum)"
+        " from pg_attribute"
         " where attrelid = %s::regclass and attnum > 0 and attnum <= (select count(*) from"
         " pg_attribute where attrelid = 'pgtask._job'::regclass and attnum > 0)"
     )
@@ -79,7 +83,8 @@ def test_the_shape_of_a_job_is_the_same_in_all_four_tables(engine: Engine) -> No
 def test_a_shadow_in_pg_temp_is_not_seen(engine: Engine) -> None:
     engine.connection.execute("create temp table ready (like pgtask.ready)")
     engine.connection.execute(
-        "create function pg_temp.clock_timestamp() returns timestamptz language sql as 'select null::timestamptz'"
+        "create function pg_temp.clock_timestamp() returns timestamptz"
+        " language sql as 'select null::timestamptz'"
     )
     engine.connection.execute("set search_path = pg_temp, public")
     job_id = engine.enqueue()
@@ -89,8 +94,10 @@ def test_a_shadow_in_pg_temp_is_not_seen(engine: Engine) -> None:
 
 
 def test_nothing_works_less_in_a_session_with_other_habits(engine: Engine) -> None:
-    for setting in ("timezone = 'Asia/Kathmandu'", "datestyle = 'SQL, DMY'", "intervalstyle = 'sql_standard'",
-                    "extra_float_digits = -15", "standard_conforming_strings = on", "search_path = ''"):  # fmt: skip
+    for setting in (
+        "timezone = 'Asia/Kathmandu'", "datestyle = 'SQL, DMY'", "intervalstyle = 'sql_standard'",
+        "extra_float_digits = -15", "search_path = ''",
+    ):  # fmt: skip
         engine.connection.execute(f"set {setting}".encode())
     worker, job = engine.running(policy={"timeout": 1.5})
     engine.finish(worker, [job], "retried")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -12,7 +13,9 @@ BOTH = pytest.mark.parametrize("delay", [None, 60.0], ids=["ready", "waiting"])
 
 
 @BOTH
-def test_replace_rewrites_the_pending_owner_under_its_id(engine: Engine, delay: float | None) -> None:
+def test_replace_rewrites_the_pending_owner_under_its_id(
+    engine: Engine, delay: float | None
+) -> None:
     first = engine.enqueue(1, key="k", delay=delay, priority=3, tags=["old"])
     born = engine.job(first).created_at
     rows = engine.enqueue_many([[2]], keys=["k"], queue="q", policy={"timeout": 1})
@@ -88,7 +91,7 @@ def test_one_call_with_one_key_twice_makes_one_job_of_the_last(engine: Engine) -
     assert engine.job(rows[0][0]).args == [2]
 
 
-def _pass_on(engine: Engine, **options: object) -> tuple[UUID, object, int]:
+def _pass_on(engine: Engine, **options: Any) -> tuple[UUID, Any, int]:
     worker, owner = engine.running(key="k", **options)
     ((second, created),) = engine.enqueue_many([[2]], keys=["k"], delay=60.0)
     assert created
@@ -96,28 +99,34 @@ def _pass_on(engine: Engine, **options: object) -> tuple[UUID, object, int]:
     return worker, owner, second
 
 
-def test_the_key_of_a_running_job_passes_to_the_new_one_and_the_owner_may_finish(engine: Engine) -> None:
+def test_the_key_of_a_running_job_passes_to_the_new_one_and_the_owner_may_finish(
+    engine: Engine,
+) -> None:
     worker, owner, second = _pass_on(engine)
 
     assert engine.finish(worker, [owner]) == {}
     assert engine.all("select * from pgtask.job_key") == [("k", second)]
 
 
-@pytest.mark.parametrize("verdict", ["retried", "snoozed", "released", "crashed", "timeout", "lost"])
+@pytest.mark.parametrize(
+    "verdict", ["retried", "snoozed", "released", "crashed", "timeout", "lost"]
+)
 def test_an_owner_that_lost_its_key_does_not_go_back_to_work(engine: Engine, verdict: str) -> None:
     worker, owner, second = _pass_on(engine)
 
     assert engine.finish(worker, [owner], verdict, delays=[0.0]) == {}
-    job = engine.job(owner.id)  # type: ignore[attr-defined]  # a row of claim
+    job = engine.job(owner.id)
     assert (job.state, job.reason, job.error) == ("failed", "superseded", "superseded")
     assert engine.job(second).state == "scheduled"
 
 
-def test_an_owner_that_lost_its_key_and_all_attempts_ends_for_its_own_reason(engine: Engine) -> None:
+def test_an_owner_that_lost_its_key_and_all_attempts_ends_for_its_own_reason(
+    engine: Engine,
+) -> None:
     worker, owner, _ = _pass_on(engine, max_attempts=1)
     engine.finish(worker, [owner], "crashed")
 
-    assert engine.job(owner.id).reason == "crashed"  # type: ignore[attr-defined]  # a row of claim
+    assert engine.job(owner.id).reason == "crashed"
 
 
 def test_an_owner_that_kept_its_key_may_retry(engine: Engine) -> None:
@@ -139,7 +148,9 @@ def test_a_third_job_rewrites_the_second_while_the_first_runs(engine: Engine) ->
 def test_a_key_left_with_a_job_that_ended_is_free(engine: Engine) -> None:
     worker, job = engine.running()
     engine.finish(worker, [job])
-    engine.all("insert into pgtask.job_key values ('k', %s), ('gone', 999999) returning key", job.id)
+    engine.all(
+        "insert into pgtask.job_key values ('k', %s), ('gone', 999999) returning key", job.id
+    )
 
     for key in ("k", "gone"):
         for on_conflict in ("keep", "replace"):

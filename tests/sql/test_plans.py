@@ -77,7 +77,7 @@ class Explained(Engine):
 def explained(
     engine: Engine, server: TestServer, dsn: str, request: pytest.FixtureRequest
 ) -> Iterator[Explained]:
-    """Fifty thousand ready, as many waiting, both of several queues; keyed, parked, running, done."""
+    """Fifty thousand ready and as many waiting, in several queues; keyed, parked, running, done."""
     engine.connection.execute(
         f"""
         insert into pgtask.ready (id, task, queue, priority, args, serial)
@@ -105,7 +105,8 @@ def explained(
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("load 'auto_explain'")
         yield Explained(connection)
-    engine.connection.execute("truncate pgtask.ready, pgtask.waiting, pgtask.running, pgtask.done, pgtask.job_key, pgtask.slot, pgtask.payload, pgtask.attempt_error, pgtask.cancel_request")  # fmt: skip
+    for table in (*sorted(HOT), "slot", "attempt_error", "cancel_request"):
+        engine.connection.execute(f"truncate pgtask.{table}".encode())
 
 
 QUEUES = ("q0", "q1", "q2", "q3", "q4")

@@ -79,5 +79,9 @@ def test_a_job_that_went_back_comes_again_with_its_counters(engine: Engine, verd
     assert engine.promote(ahead=6) == 1
 
     after = engine.job(job.id)
-    assert (after.attempt, after.epoch, after.crashes) == (before.attempt, before.epoch, before.crashes)
+    assert (after.attempt, after.epoch, after.crashes) == (
+        before.attempt,
+        before.epoch,
+        before.crashes,
+    )
     assert engine.claim(worker)[0].epoch == 2

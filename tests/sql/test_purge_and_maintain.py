@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -35,18 +36,21 @@ def _drop(engine: Engine) -> None:
         engine.connection.execute(f"drop table pgtask.{name}".encode())
 
 
-def _finished(engine: Engine, verdict: str = "failed", **options: object) -> int:
-    """A finished job with large arguments, an error, and everything else that can stand beside it."""
+def _finished(engine: Engine, verdict: str = "failed", **options: Any) -> int:
+    """A finished job with large arguments, an error, and all else that can stand beside it."""
     worker = engine.worker()
     job_id = engine.enqueue("x" * 3000, **options)
     jobs = [job for job in engine.claim(worker) if job.id == job_id]
-    engine.finish(worker, jobs, verdict, types=["E"], messages=["m"], results=['"' + "r" * 3000 + '"'])
+    engine.finish(
+        worker, jobs, verdict, types=["E"], messages=["m"], results=['"' + "r" * 3000 + '"']
+    )
     return job_id
 
 
 def _age(engine: Engine, job_id: int, interval: str) -> None:
     engine.all(
-        "update pgtask.done set finished_at = finished_at - %s::interval where id = %s returning id",
+        "update pgtask.done set finished_at = finished_at - %s::interval where id = %s"
+        " returning id",
         interval,
         job_id,
     )
@@ -83,7 +87,9 @@ def test_a_jobs_own_result_ttl_overrides_the_age(engine: Engine) -> None:
     assert engine.value("select pgtask.purge(86400)") == 0
     assert engine.value("select pgtask.purge(86400, 100, clock_timestamp() + interval '61 s')") == 1
     assert engine.where(short) == []
-    assert engine.value("select pgtask.purge(86400, 100, clock_timestamp() + interval '11 days')") == 1
+    assert (
+        engine.value("select pgtask.purge(86400, 100, clock_timestamp() + interval '11 days')") == 1
+    )
     assert engine.where(long) == []
 
 
@@ -145,8 +151,9 @@ def test_days_are_those_of_utc_whatever_the_session_says(
     assert engine.values(PARTITIONS)[0] == first
     assert engine.value("show timezone") == zone
     bounds = engine.values(
-        "select (regexp_match(pg_get_expr(relpartbound, oid), 'FROM \\(''([^'']*)'))[1]::timestamptz"
-        " at time zone 'UTC' from pg_class where relname = %s", first,
+        "select (regexp_match(pg_get_expr(relpartbound, oid),"
+        " 'FROM \\(''([^'']*)'))[1]::timestamptz at time zone 'UTC'"
+        " from pg_class where relname = %s", first,
     )  # fmt: skip
     assert bounds[0].strftime("done_%Y%m%d %H:%M:%S") == f"{first} 00:00:00"
 
@@ -179,7 +186,11 @@ def test_a_day_is_dropped_when_it_is_wholly_past_the_retention(engine: Engine) -
 
 
 def _stand_in(engine: Engine, job_id: int, at: str) -> None:
-    engine.all("update pgtask.done set finished_at = %s::timestamptz where id = %s returning id", at, job_id)
+    engine.all(
+        "update pgtask.done set finished_at = %s::timestamptz where id = %s returning id",
+        at,
+        job_id,
+    )
 
 
 def test_nothing_is_left_of_a_day_that_was_dropped(engine: Engine) -> None:
@@ -203,7 +214,11 @@ def test_a_job_that_is_to_outlive_its_day_does(engine: Engine) -> None:
     short, long = (_finished(engine, "succeeded") for _ in range(2))
     for job_id, purge_at in ((short, "2030-03-05 00:00+00"), (long, "2030-04-01 00:00+00")):
         _stand_in(engine, job_id, "2030-03-01 12:00+00")
-        engine.all("update pgtask.done set purge_at = %s::timestamptz where id = %s returning id", purge_at, job_id)  # fmt: skip
+        engine.all(
+            "update pgtask.done set purge_at = %s::timestamptz where id = %s returning id",
+            purge_at,
+            job_id,
+        )
     for at in ("2030-03-09 06:00+00", "2030-03-09 07:00+00"):
         _maintain(engine, at=at)
 

@@ -13,7 +13,13 @@ def test_a_queue_is_added_once(engine: Engine) -> None:
     assert engine.value("select pgtask.add_queue('mail')") is False
 
     row = engine.one("select * from pgtask.queues")
-    assert (row.queue, row.paused, row.ready, row.running, row.oldest_ready) == ("mail", False, 0, 0, None)
+    assert (row.queue, row.paused, row.ready, row.running, row.oldest_ready) == (
+        "mail",
+        False,
+        0,
+        0,
+        None,
+    )
 
 
 @pytest.mark.parametrize("name", ["''", "'a b'", "null", "repeat('q', 129)", "E'q\\n'"])
@@ -40,11 +46,19 @@ def test_resuming_happens_once_and_forgets_the_reason(engine: Engine) -> None:
     assert engine.value("select pgtask.resume_queue('mail')") is False
 
     row = engine.one("select * from pgtask.queues")
-    assert (row.paused, row.paused_reason, row.paused_by, row.paused_at) == (False, None, None, None)
+    assert (row.paused, row.paused_reason, row.paused_by, row.paused_at) == (
+        False,
+        None,
+        None,
+        None,
+    )
 
 
 def test_resuming_what_was_never_there_changes_nothing(engine: Engine) -> None:
-    assert engine.values("select pgtask.resume_queue(n) from unnest('{x,NULL,a b}'::text[]) n") == [False] * 3
+    assert (
+        engine.values("select pgtask.resume_queue(n) from unnest('{x,NULL,a b}'::text[]) n")
+        == [False] * 3
+    )
     assert engine.count("queue") == 0
 
 
@@ -64,7 +78,12 @@ def test_the_view_counts_by_state(engine: Engine) -> None:
     engine.claim(engine.worker(), 1, queues=["a"])
 
     rows = {row.queue: row for row in engine.all("select * from pgtask.queues")}
-    assert (rows["a"].ready, rows["a"].scheduled, rows["a"].running, rows["a"].blocked) == (2, 1, 1, 0)
+    assert (rows["a"].ready, rows["a"].scheduled, rows["a"].running, rows["a"].blocked) == (
+        2,
+        1,
+        1,
+        0,
+    )
     assert (rows["b"].ready, rows["b"].scheduled, rows["b"].oldest_ready) == (0, 1, None)
     assert rows["a"].oldest_ready.total_seconds() >= 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from psycopg.types.json import Json
 
 from tests.sql.engine import Engine
 
@@ -12,12 +13,15 @@ DIED = pytest.mark.parametrize("verdict", ["crashed", "lost"])
 
 
 def _delay(engine: Engine, job_id: int) -> float:
-    return float(engine.value("select extract(epoch from run_at - clock_timestamp()) from pgtask.waiting where id = %s", job_id))  # fmt: skip
+    left = "select extract(epoch from run_at - clock_timestamp()) from pgtask.waiting where id = %s"
+    return float(engine.value(left, job_id))
 
 
 def test_a_retry_waits_as_told_and_counts(engine: Engine) -> None:
     worker, job = engine.running()
-    engine.finish(worker, [job], "retried", delays=[60.0], types=["E"], messages=["m"], tracebacks=["tb"])
+    engine.finish(
+        worker, [job], "retried", delays=[60.0], types=["E"], messages=["m"], tracebacks=["tb"]
+    )
 
     row = engine.job(job.id)
     assert (row.state, row.attempt, row.epoch, row.crashes) == ("scheduled", 1, 1, 0)
@@ -109,7 +113,9 @@ def test_a_timeout_counts_as_attempt_but_not_as_crash(engine: Engine) -> None:
     assert engine.values("select outcome from pgtask.attempts") == ["timed out"] * 2
 
 
-@pytest.mark.parametrize("verdict", ["retried", "snoozed", "released", "crashed", "timeout", "lost"])
+@pytest.mark.parametrize(
+    "verdict", ["retried", "snoozed", "released", "crashed", "timeout", "lost"]
+)
 def test_a_job_that_was_asked_to_stop_does_not_go_back(engine: Engine, verdict: str) -> None:
     worker, job = engine.running()
     assert engine.cancel(job.id) == {job.id: "cancelling"}
@@ -119,7 +125,9 @@ def test_a_job_that_was_asked_to_stop_does_not_go_back(engine: Engine, verdict: 
     assert engine.count("cancel_request") == 0
 
 
-@pytest.mark.parametrize(("verdict", "state"), [(None, "succeeded"), ("succeeded", "succeeded"), ("failed", "failed")])
+@pytest.mark.parametrize(
+    ("verdict", "state"), [(None, "succeeded"), ("succeeded", "succeeded"), ("failed", "failed")]
+)
 def test_a_job_that_was_asked_to_stop_too_late_has_ended_as_it_has(
     engine: Engine, verdict: str | None, state: str
 ) -> None:
@@ -136,22 +144,26 @@ def test_a_job_that_was_asked_to_stop_too_late_has_ended_as_it_has(
     ("const:5", [5, 5, 5]), ("linear:1.5", [1.5, 3, 4.5]), ([1, 60], [1, 60, 60]),
     ([0], [0, 0, 0]), ("const:1e3", [1000, 1000, 1000]),
     # What no client can enqueue must not hold up a rescue either.
-    ([], [2.718]), ("const:x", [2.718]), ("linear:", [2.718]), (["x"], [2.718]), ({"a": 1}, [2.718]),
+    ([], [2.718]), ("const:x", [2.718]), ("linear:", [2.718]), (["x"], [2.718]),
+    ({"a": 1}, [2.718]),
     ("const:1e99", [3e9]),
 ])  # fmt: skip
 def test_backoff_has_its_shapes(engine: Engine, backoff: object, delays: list[float]) -> None:
-    from psycopg.types.json import Json
-
     policy = Json({"backoff": backoff, "jitter": 0})
-    found = [engine.value("select pgtask._backoff(%s, %s)", policy, n + 1) for n in range(len(delays))]
+    found = [
+        engine.value("select pgtask._backoff(%s, %s)", policy, n + 1) for n in range(len(delays))
+    ]
     assert found == pytest.approx(delays, abs=0.001)
 
 
 def test_backoff_stops_growing_and_never_is_negative(engine: Engine) -> None:
-    assert engine.value("""select pgtask._backoff('{"jitter": 0}', 99)""") == pytest.approx(22026.47, abs=0.01)
+    assert engine.value("""select pgtask._backoff('{"jitter": 0}', 99)""") == pytest.approx(
+        22026.47, abs=0.01
+    )
     assert engine.value("""select pgtask._backoff('{"backoff": "const:1", "jitter": 0}', 0)""") == 1
     jittered = engine.values(
-        """select pgtask._backoff('{"backoff": "const:10", "jitter": 5}', 1) from generate_series(1, 200)"""
+        """select pgtask._backoff('{"backoff": "const:10", "jitter": 5}', 1)"""
+        " from generate_series(1, 200)"
     )
     assert min(jittered) == 0
     assert 10 < max(jittered) <= 60
@@ -159,7 +171,7 @@ def test_backoff_stops_growing_and_never_is_negative(engine: Engine) -> None:
 
 def test_the_default_jitter_is_a_tenth(engine: Engine) -> None:
     delays = engine.values(
-        "select pgtask._backoff('{\"backoff\": \"const:10\"}', 1) from generate_series(1, 200)"
+        'select pgtask._backoff(\'{"backoff": "const:10"}\', 1) from generate_series(1, 200)'
     )
     assert min(delays) >= 9
     assert max(delays) <= 11

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -83,7 +84,7 @@ def test_more_jobs_than_a_page_are_taken_back_by_one_call(engine: Engine) -> Non
 @pytest.mark.parametrize("options", [
     {"max_attempts": 1}, {"max_crashes": 1}, {"policy": {"on_crash": "fail"}},
 ])  # fmt: skip
-def test_a_job_without_another_try_ends_as_lost(engine: Engine, options: dict[str, object]) -> None:
+def test_a_job_without_another_try_ends_as_lost(engine: Engine, options: dict[str, Any]) -> None:
     worker, job = engine.running(**options)
     _rescue(engine, {worker: 0})
 

@@ -13,7 +13,8 @@ def test_every_state_is_told(engine: Engine) -> None:
     engine.finish(worker, [done], results=["null"])
     ready, waiting = engine.enqueue(), engine.enqueue(delay=60.0)
     rows = engine.all(
-        "select * from pgtask._results(%s::bigint[])", [running.id, done.id, ready, waiting, 999999, None]
+        "select * from pgtask._results(%s::bigint[])",
+        [running.id, done.id, ready, waiting, 999999, None],
     )
 
     assert {row.id: (row.state, row.attempt, row.result) for row in rows} == {
@@ -34,7 +35,9 @@ def test_a_failed_job_tells_the_last_of_its_errors(engine: Engine) -> None:
     engine.finish(worker, [job], "retried", types=["First"], messages=["1"], delays=[0.0])
     assert engine.result(job.id).error_type is None
     engine.promote(ahead=1)
-    engine.finish(worker, engine.claim(worker), "failed", types=["Second"], messages=["2"], tracebacks=["tb"])
+    engine.finish(
+        worker, engine.claim(worker), "failed", types=["Second"], messages=["2"], tracebacks=["tb"]
+    )
 
     found = engine.result(job.id)
     assert (found.state, found.reason, found.attempt) == ("failed", "error", 2)
@@ -48,24 +51,36 @@ def test_a_success_after_failures_tells_no_error(engine: Engine) -> None:
     engine.finish(worker, engine.claim(worker), results=["1"])
 
     found = engine.result(job.id)
-    assert (found.state, found.result, found.error_type, found.error_message) == ("succeeded", "1", None, None)
+    assert (found.state, found.result, found.error_type, found.error_message) == (
+        "succeeded",
+        "1",
+        None,
+        None,
+    )
 
 
 def test_no_ids_give_no_rows(engine: Engine) -> None:
-    for ids in ([], None):
+    nothing: tuple[list[int] | None, ...] = ([], None)
+    for ids in nothing:
         assert engine.all("select * from pgtask._results(%s::bigint[])", ids) == []
         assert engine.all("select * from pgtask._watch(%s::bigint[])", ids) == []
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_watching_answers_as_results_does_and_registers_for_a_minute(engine: Engine, times: int) -> None:
+def test_watching_answers_as_results_does_and_registers_for_a_minute(
+    engine: Engine, times: int
+) -> None:
     job_id = engine.enqueue()
     for _ in range(times):
-        rows = engine.all("select * from pgtask._watch(%s::bigint[])", [job_id, job_id, None, 999999])
+        rows = engine.all(
+            "select * from pgtask._watch(%s::bigint[])", [job_id, job_id, None, 999999]
+        )
     assert rows == [engine.result(job_id)]
 
     assert engine.values("select job from pgtask.watcher order by job") == [job_id, 999999]
-    assert engine.value("select min(until) > clock_timestamp() + interval '55 s' from pgtask.watcher")
+    assert engine.value(
+        "select min(until) > clock_timestamp() + interval '55 s' from pgtask.watcher"
+    )
 
 
 def test_the_view_shows_every_column_of_a_finished_job(engine: Engine) -> None:

@@ -11,7 +11,9 @@ from tests.sql.engine import Engine
 def test_a_finished_job_is_ready_again_with_new_attempts_and_an_older_epoch(
     engine: Engine, verdict: str
 ) -> None:
-    worker, job = engine.running(max_attempts=5, expires_in=60.0, tags=["x"], policy={"timeout": 1}, priority=3)  # fmt: skip
+    worker, job = engine.running(
+        max_attempts=5, expires_in=60.0, tags=["x"], policy={"timeout": 1}, priority=3
+    )
     engine.finish(worker, [job], "crashed", delays=[0.0])
     engine.promote(ahead=1)
     engine.finish(worker, engine.claim(worker), verdict, results=['"r"'])
@@ -89,7 +91,9 @@ def test_a_request_to_cancel_that_came_too_late_does_not_hit_the_new_run(engine:
     worker, job = engine.running()
     engine.finish(worker, [job])
     engine.all(
-        "insert into pgtask.cancel_request (job, worker) values (%s, %s) returning job", job.id, worker
+        "insert into pgtask.cancel_request (job, worker) values (%s, %s) returning job",
+        job.id,
+        worker,
     )
     engine.retry(job.id)
     (again,) = engine.claim(worker)

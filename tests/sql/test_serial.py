@@ -40,7 +40,8 @@ def test_parked_jobs_leave_room_for_those_behind_them(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    "verdict", [None, "succeeded", "failed", "cancelled", "retried", "snoozed", "crashed", "timeout", "lost"]
+    "verdict",
+    [None, "succeeded", "failed", "cancelled", "retried", "snoozed", "crashed", "timeout", "lost"],
 )
 def test_every_end_of_an_attempt_hands_the_lane_over(engine: Engine, verdict: str | None) -> None:
     worker = engine.worker()
@@ -109,9 +110,9 @@ def test_a_batch_that_is_recorded_in_part_frees_only_the_recorded_lanes(engine: 
     parked = engine.enqueue_many([[], []], serials=["a", "b"])
     assert engine.claim(worker) == []
 
-    assert engine.finish(worker, [a, (b.id, b.epoch - 1)], "retried", "succeeded", delays=[60.0, None]) == {
-        b.id: "stale"
-    }
+    assert engine.finish(
+        worker, [a, (b.id, b.epoch - 1)], "retried", "succeeded", delays=[60.0, None]
+    ) == {b.id: "stale"}
     assert engine.values("select key from pgtask.slot") == ["b"]
     assert engine.where(parked[0][0]) == ["ready"]
     assert engine.where(parked[1][0]) == ["waiting"]

@@ -16,7 +16,15 @@ import pytest
 from tests.sql.engine import Engine
 
 SECONDS = 5.0
-VERDICTS = ["succeeded"] * 5 + ["failed", "cancelled", "retried", "snoozed", "released", "crashed", "timeout"]
+VERDICTS = ["succeeded"] * 5 + [
+    "failed",
+    "cancelled",
+    "retried",
+    "snoozed",
+    "released",
+    "crashed",
+    "timeout",
+]
 
 
 class Player:
@@ -111,7 +119,9 @@ class Player:
             self.engine.all("select * from pgtask.rescue(%s, %s)", [worker], [beat])
 
     def beat(self) -> None:
-        self.engine.all("select * from pgtask.heartbeat(%s, '{t}', '{succeeded}', '{1}')", self.worker)
+        self.engine.all(
+            "select * from pgtask.heartbeat(%s, '{t}', '{succeeded}', '{1}')", self.worker
+        )
 
     def purge(self) -> None:
         self.engine.all("select pgtask.purge(1.0, 20)")
@@ -126,7 +136,10 @@ class Shared:
         self.last = 0
 
     def check_lanes(self, engine: Engine) -> None:
-        twice = "select serial from pgtask.running where serial is not null group by 1 having count(*) > 1"
+        twice = (
+            "select serial from pgtask.running where serial is not null"
+            " group by serial having count(*) > 1"
+        )
         assert engine.all(twice) == []
 
 

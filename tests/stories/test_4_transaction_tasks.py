@@ -1,4 +1,4 @@
-"""Contract, line 4: a transactional task's effects happen exactly once; on_crash="fail" at most once."""
+"""Contract, line 4: transactional effects happen exactly once; on_crash="fail", at most once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contract, line 5: priority, then first in; serial: never two at once; key: at most one unfinished."""
+"""Contract, line 5: priority, then first in; serial never two; key at most one unfinished."""
 
 from __future__ import annotations
 

@@ -89,7 +89,10 @@ def test_an_app_whose_import_ends_the_process_is_exit_3(start_app: Callable[...,
 def test_an_app_that_starts_a_thread_gets_spawned_children(
     start_app: Callable[..., Worker], connection: Connection
 ) -> None:
-    thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+    thread = (
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+    )
     worker = start_app(thread + ONE_TASK, "-c", "2")
 
     jobs = [enqueue(connection, "pid") for _ in range(10)]
