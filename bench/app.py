@@ -39,7 +39,8 @@ def burn(milliseconds: float) -> None:
 
 
 def fresh_noop(dsn: str) -> Task[[int], None]:
-    """`noop` of an App that knows only this database: what one has checked, it believes for good."""
+    """`noop` of an App of its own: an App believes for good what it has checked of a database."""
     other = App("bench", dsn)
     other.config = config.load({"dsn": dsn}, {}, {}, Path.cwd())
-    return other.task(name=noop.name, keep="none")(noop.function)
+    made: Task[[int], None] = other.task(name=noop.name, keep="none")(noop.function)
+    return made

@@ -153,7 +153,7 @@ PEERS = (
         broker="redis",
         bulk_jobs=5000,
         trips=True,
-        settings="prefork pool of two, prefetch 64, early acknowledgement, Redis without persistence",
+        settings="prefork pool of 2, prefetch 64, early acknowledgement, Redis without persistence",
     ),
 )
 FLOORS = (FLOOR, FLOOR_DELETE)

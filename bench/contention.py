@@ -36,7 +36,7 @@ VARIANTS = {
 
 
 def concurrent(stand: Stand, scale: Scale) -> Measured:
-    """64 clients, one job and one COMMIT each, over and over: nobody idle, then a worker at work."""
+    """64 clients, one job and one COMMIT each time: with nobody idle, then with a worker at work."""
     pgbench = stand.postgres.bindir / "pgbench"
     if not pgbench.exists():
         raise NotAvailable(f"the PostgreSQL binaries in {pgbench.parent} have no pgbench")

@@ -95,7 +95,7 @@ _INSTALL = ["install", "--quiet", "--disable-pip-version-check", "--root-user-ac
 
 @contextlib.contextmanager
 def _made_once(home: Path, product: Product) -> Iterator[bool]:
-    """Yield whether it must be made; a folder counts as made only with the note of what is in it."""
+    """Yield whether it must be made: a folder without the note of what is in it is not whole."""
     note, wanted = home / "made", "\n".join(product.requirements)
     missing = not note.is_file() or note.read_text() != wanted
     if missing:
@@ -108,6 +108,9 @@ def _made_once(home: Path, product: Product) -> Iterator[bool]:
 def _interpreter(oldest: tuple[int, int]) -> str:
     base = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     candidates = [base, "python3", *(f"python3.{minor}" for minor in range(11, 15))]
+    # A shim of pyenv on PATH runs only the versions that are switched on.
+    root = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+    candidates += [str(path) for path in sorted(root.glob("versions/3.*/bin/python3"))]
     check = f"import sys; print(sys.executable); sys.exit(sys.version_info < {oldest})"
     for name in candidates:
         with contextlib.suppress(OSError):

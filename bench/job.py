@@ -55,5 +55,4 @@ def _records(directory: Path) -> Iterator[tuple[int, int]]:
     for path in directory.glob("*.records"):
         data = path.read_bytes()
         whole = len(data) - len(data) % _RECORD.size
-        for sent, begun in _RECORD.iter_unpack(data[:whole]):
-            yield sent, begun
+        yield from ((sent, begun) for sent, begun in _RECORD.iter_unpack(data[:whole]))

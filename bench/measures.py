@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bench.catalog import Product
 from bench.spread import Figures, percentiles
-from bench.subject import Stand, Subject, Worker
+from bench.subject import Failed, Stand, Subject, Worker
 
 
 class Scale(NamedTuple):
@@ -43,6 +43,7 @@ class _Mark(NamedTuple):
     """Costs so far, at some moment of a drain."""
 
     begun: int
+    at: float
     cpu: float
     server: float
 
@@ -51,16 +52,29 @@ def drain(stand: Stand, product: Product, scale: Scale, *, keep: bool = False) -
     """A full queue, no producer: the rate between the first and the last tenth of the starts."""
     with stand.fresh(product, **({"BENCH_KEEP": "all"} if keep else {})) as subject:
         jobs, written = _load(subject, product, int(product.jobs * scale.jobs))
-        postgres = stand.postgres
-        wal, commits = postgres.wal(), postgres.commits(subject.database)
-        with subject.worker() as worker:
-            marks = _watch(subject, worker, jobs, scale.drain_limit_s)
-            time.sleep(1.0)  # for the last outcomes
-            executed = postgres.wal() - wal
-        # Sessions report their commits when they end.
-        time.sleep(0.2)
-        commits = postgres.commits(subject.database) - commits
-        records = subject.taken()
+        measured = drained(subject, jobs, scale.drain_limit_s)
+    if "wal_execute" in measured.figures:
+        measured.figures["wal_enqueue"] = written
+        measured.figures["wal_life"] = written + measured.figures["wal_execute"]
+    return measured
+
+
+def drained(
+    subject: Subject, jobs: int, limit: float, processes: int = 0, concurrency: int = 0
+) -> Measured:
+    """Start the workers on a queue of so many jobs; wait until it is empty or the time is over."""
+    postgres = subject.postgres
+    wal, commits = postgres.wal(), postgres.commits(subject.database)
+    with subject.worker(processes, concurrency) as worker:
+        marks = _watch(subject, worker, jobs, limit)
+        time.sleep(1.0)  # for the last outcomes
+        executed = postgres.wal() - wal
+    # Sessions report their commits when they end.
+    time.sleep(0.2)
+    commits = postgres.commits(subject.database) - commits
+    records = subject.taken()
+    if len(records) < 2:
+        raise Failed(f"{len(records)} of {jobs} jobs began within {limit:g} s")
     begun = [start for _, start in records]
     tenth = len(begun) // 10
     first, last = begun[tenth], begun[-1 - tenth]
@@ -73,10 +87,11 @@ def drain(stand: Stand, product: Product, scale: Scale, *, keep: bool = False) -
         between = (marks[1].begun - marks[0].begun) / 1000
         figures["cpu_s_per_1000"] = (marks[1].cpu - marks[0].cpu) / between
         figures["server_cpu_s_per_1000"] = (marks[1].server - marks[0].server) / between
+        seconds = marks[1].at - marks[0].at
+        figures["cores"] = (marks[1].cpu - marks[0].cpu) / seconds
+        figures["server_cores"] = (marks[1].server - marks[0].server) / seconds
     if subject.redis is None:
-        figures["wal_enqueue"] = written
         figures["wal_execute"] = executed / len(begun)
-        figures["wal_life"] = figures["wal_enqueue"] + figures["wal_execute"]
         figures["commits_per_1000"] = commits / len(begun) * 1000
     # One rate for each tenth of the drain: how even it was.
     size = max(1, len(begun) // 100)
@@ -155,7 +170,7 @@ def idle(stand: Stand, product: Product, scale: Scale) -> Measured:
 
 
 def pinned(stand: Stand, product: Product, scale: Scale) -> Measured:
-    """800 a second for a minute, while a snapshot stays open that nothing may be vacuumed behind."""
+    """800 a second for a minute, under an open snapshot: nothing it can see may be vacuumed."""
     if product.broker != "postgresql" or not scale.pinned_s:
         return Measured({}, {})
     edge = min(10.0, scale.pinned_s / 3)
@@ -208,12 +223,12 @@ def _watch(subject: Subject, worker: Worker, jobs: int, limit: float) -> list[_M
         worker.check()
         if count >= jobs * (0.1, 0.9, 2.0)[len(marks)]:
             server = subject.server_cpu()
-            marks.append(_Mark(count, worker.cpu() + server, server))
+            marks.append(_Mark(count, time.monotonic(), worker.cpu() + server, server))
         time.sleep(0.02)
     if len(marks) == 1 and count > marks[0].begun:
         # It was too fast, or too slow, to be seen at 90 %.
         server = subject.server_cpu()
-        marks.append(_Mark(count, worker.cpu() + server, server))
+        marks.append(_Mark(count, time.monotonic(), worker.cpu() + server, server))
     return marks
 
 

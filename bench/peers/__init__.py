@@ -1,1 +1,1 @@
-"""One program per product, each run in an environment of its own as `python -m bench.peers.NAME`."""
+"""One program per product, run in an environment of its own: `python -m bench.peers.NAME`."""

@@ -1,4 +1,4 @@
-"""celery on Redis: early acknowledgement, results ignored; prefork, or processes of one worker each."""
+"""celery on Redis: early acknowledgement, results ignored; prefork, or several solo workers."""
 
 from __future__ import annotations
 

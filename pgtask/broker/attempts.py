@@ -26,6 +26,17 @@ class Claimed(NamedTuple):
     headers: str | None
     tags: list[str] | None
     serial: bool
+    priority: int
+    seq: int
+
+
+class Range(NamedTuple):
+    """Where a claim looks: priorities low .. high of a queue; `seq` counts where both are one."""
+
+    queue: str
+    low: int
+    high: int
+    seq: int
 
 
 class Ended(NamedTuple):
@@ -99,15 +110,33 @@ def heartbeat(
 
 
 def claim(
-    worker: UUID, limit: int, queues: Sequence[str], tasks: Sequence[str]
+    worker: UUID, limit: int, ranges: Sequence[Range], tasks: Sequence[str], idle_for: float
 ) -> Statement[list[Claimed]]:
-    """Take up to `limit` ready jobs; raises WorkerNotAlive when the lease is gone."""
+    """Take up to `limit` ready jobs; fewer means that enqueues notify for `idle_for` seconds.
+
+    Raises WorkerNotAlive when the lease is gone.
+    """
     return Statement(
         "select * from pgtask.claim(%(worker)s::uuid, %(limit)s::int, %(queues)s::text[],"
-        " %(tasks)s::text[])",
-        {"worker": worker, "limit": limit, "queues": list(queues), "tasks": list(tasks)},
+        " %(tasks)s::text[], %(idle_for)s::float8, %(lows)s::int[], %(highs)s::int[],"
+        " %(froms)s::bigint[])",
+        {
+            "worker": worker,
+            "limit": limit,
+            "queues": [each.queue for each in ranges],
+            "tasks": list(tasks),
+            "idle_for": idle_for,
+            "lows": _numbers(each.low for each in ranges),
+            "highs": _numbers(each.high for each in ranges),
+            "froms": _numbers(each.seq for each in ranges),
+        },
         lambda rows: [Claimed._make(row) for row in rows],
     )
+
+
+def writers() -> Statement[tuple[list[int], int]]:
+    """Return the transactions in progress that write, and the last seq drawn."""
+    return Statement("select * from pgtask.writers()", {}, lambda rows: (rows[0][0], rows[0][1]))
 
 
 def finish(worker: UUID, ended: Sequence[Ended]) -> Statement[list[tuple[int, str]]]:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from uuid import UUID
 
 from pgtask.broker.attempts import Claimed, Ended
@@ -67,6 +68,15 @@ class Held:
     sent_at: float
 
 
+class Room(NamedTuple):
+    """How many more jobs of one kind of task may be claimed, beside those in hand."""
+
+    is_async: bool
+    free: int
+    held: int
+    tasks: list[str]
+
+
 @dataclass(slots=True)
 class Child:
     """One child process as its supervisor sees it."""
@@ -116,6 +126,7 @@ class Children:
         self._finished = finished
         self.changed = asyncio.Event()
         self.tasks: dict[str, TaskInfo] = {}
+        self._by_kind: dict[bool, list[str]] = {False: [], True: []}
         self._children: dict[int, Child] = {}
         self._by_pid: dict[int, Child] = {}
         self._zygote: asyncio.subprocess.Process | None = None
@@ -183,24 +194,26 @@ class Children:
         attempts.update((job.id, job.epoch) for job in self._returned)
         return attempts
 
-    def room(self) -> tuple[int, list[str]]:
-        """Return how many more jobs may be claimed now, and of which tasks."""
-        async_room = -sum(self.tasks[job.task].is_async for job in self._returned)
-        sync_room = -len(self._returned) - async_room
+    def rooms(self) -> list[Room]:
+        """Return what may be claimed now: an entry for each kind of task that has room."""
+        free = dict.fromkeys((False, True), 0)
+        held = dict.fromkeys((False, True), 0)
+        for job in self._returned:
+            free[self.tasks[job.task].is_async] -= 1
         for child in self._children.values():
+            held[child.is_async] += len(child.held)
             if not child.ready or child.killed or child.closing:
                 continue
-            if child.is_async:
-                async_room += self._async_concurrency - len(child.held)
-            else:
-                sync_room += self._sync_room(child)
-        tasks = [
-            name
-            for name, task in self.tasks.items()
-            if (async_room if task.is_async else sync_room) > 0
+            free[child.is_async] += (
+                self._async_concurrency - len(child.held)
+                if child.is_async
+                else self._sync_room(child)
+            )
+        return [
+            Room(is_async, free[is_async], held[is_async], tasks)
+            for is_async, tasks in self._by_kind.items()
+            if free[is_async] > 0 and tasks
         ]
-        rooms = [room for room in (sync_room, async_room) if room > 0]
-        return (min(rooms) if rooms else 0), tasks
 
     def dispatch(self, jobs: Iterable[Claimed]) -> None:
         """Hand claimed jobs to the children, in order; what finds no child waits here for one."""
@@ -540,6 +553,8 @@ class Children:
             raise broken
         assert isinstance(loaded, Loaded)
         self.tasks = {task.name: task for task in loaded.tasks}
+        for task in loaded.tasks:
+            self._by_kind[task.is_async].append(task.name)
         if loaded.threads:
             log.warning(
                 "importing %s started threads (%s): children are spawned, not forked",

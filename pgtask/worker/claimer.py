@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fnmatch
 import logging
 from collections.abc import Sequence
 from uuid import UUID
 
 from pgtask.broker import attempts, queues
-from pgtask.broker.attempts import Ended
+from pgtask.broker.attempts import Claimed, Ended
 from pgtask.broker.link import Link, WakeUps, pause_after
 from pgtask.errors import Unavailable
-from pgtask.worker.children import Children
+from pgtask.worker.children import Children, Room
 from pgtask.worker.completer import Completer
+from pgtask.worker.windows import Windows
 
 log = logging.getLogger("pgtask.worker")
 
 MOST = 500  # jobs in one claim
+LOOK_FOR_WRITERS = 1.0  # s between two looks at the transactions in progress, at most
+FRESH = 0.5  # s such a look stays good enough when this worker becomes idle
+SOON, LATER = 0.005, 0.25  # s between looks whether one of them has ended
 LOOK_FOR_QUEUES = 1.0  # s between two looks for queues that this worker has not met
 LATE = 60.0  # s after which a claim that was given up is over on the server too, by its time-out
 LOOK_FOR_LATE = 5.0
@@ -49,7 +54,10 @@ class Claimer:
         self._queues: list[str] = [p for p in patterns if not any(c in p for c in "*?[")]
         self._woken = asyncio.Event()
         self.cancel_wished = asyncio.Event()
-        self._looked = float("-inf")
+        self._looked = self._looked_for_writers = float("-inf")
+        self._windows = {False: Windows(), True: Windows()}  # of sync and async tasks
+        # Transactions that may have enqueued before the idle flag was up, and so will not notify.
+        self._silent: set[int] = set()
         self._in_doubt = False
         self._late_until = self._reconciled = float("-inf")
 
@@ -66,54 +74,92 @@ class Claimer:
         failures = 0
         while True:
             self._woken.clear()
-            # Before the claim: what ends meanwhile may have enqueued more.
-            over = self._is_over()
             try:
-                await self._reconcile()
-                room, tasks = self._children.room()
-                if room < 1 or not tasks:
-                    await self._changed(0.5)
-                    continue
-                found = await self._claim(room, tasks)
+                if await self._turn(drain=drain):
+                    return
                 failures = 0
             except Unavailable as error:
                 self._in_doubt = True
+                for windows in self._windows.values():
+                    windows.forget()
                 pause = pause_after(failures)
                 failures += 1
                 log.warning("claiming failed, again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
-                continue
-            if found >= min(room, MOST):
-                await self._good_room()
-            elif not drain:
-                await self._idle(tasks, self._poll)
-            elif found or not over:
-                await self._idle(tasks, DRAIN_POLL)
-            else:
-                known = len(self._queues)
-                await self._look_for_queues()
-                if len(self._queues) == known:
-                    return
 
-    async def _claim(self, room: int, tasks: Sequence[str]) -> int:
-        """Claim up to `room` jobs of these tasks; return how many there were."""
-        loop = asyncio.get_running_loop()
-        if loop.time() - self._looked > LOOK_FOR_QUEUES:
+    async def _turn(self, *, drain: bool) -> bool:
+        """Claim for what there is room for, and wait for a reason to do so again.
+
+        True when a drain is over.
+        """
+        # Before the claim: what ends meanwhile may have enqueued more.
+        over = self._is_over()
+        await self._reconcile()
+        rooms = self._children.rooms()
+        if not rooms:
+            await self._changed(0.5)
+            return False
+        more, found = await self._claim_for(rooms)
+        if more:
+            await self._good_room(more)
+        elif drain and over and not found:
+            known = len(self._queues)
             await self._look_for_queues()
-            self._looked = loop.time()
-        if not self._queues:
-            return 0
-        jobs = await self._link.run(
-            attempts.claim(self._worker, min(room, MOST), self._queues, tasks)
-        )
-        if jobs:
-            self._children.dispatch(jobs)
+            return len(self._queues) == known
+        else:
+            asked = {room.is_async for room in rooms}
+            await self._idle(asked, DRAIN_POLL if drain else self._poll)
+        return False
+
+    async def _claim_for(self, rooms: Sequence[Room]) -> tuple[set[bool], int]:
+        """Return the kinds of task of which there may be more, and how many jobs were claimed."""
+        clock = asyncio.get_running_loop().time
+        now = clock()
+        if now - self._looked > LOOK_FOR_QUEUES:
+            await self._look_for_queues()
+            self._looked = now
+        if now - self._looked_for_writers > LOOK_FOR_WRITERS:
+            await self._look_for_writers()
+        more: set[bool] = set()
+        found = 0
+        # A claim for each kind of task: each gets the batch that fits it, and remembers its places.
+        for room in rooms:
+            limit = min(MOST, room.free)
+            jobs = await self._claim(limit, room)
+            found += len(jobs)
+            if len(jobs) >= limit:
+                more.add(room.is_async)
+        if found:
             # Every queue is first once in a while.
             self._queues.append(self._queues.pop(0))
-        return len(jobs)
+        return more, found
+
+    async def _claim(self, limit: int, room: Room) -> list[Claimed]:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        windows = self._windows[room.is_async]
+        ranges, sweep = windows.ranges(self._queues, began)
+        # Without a queue to look in, too: it raises the flag that makes enqueues notify.
+        jobs = await self._link.run(
+            attempts.claim(self._worker, limit, ranges, room.tasks, self._poll)
+        )
+        if sweep:
+            windows.swept(clock(), clock() - began)
+        if jobs:
+            self._children.dispatch(jobs)
+        places = [(job.queue, job.priority, job.seq) for job in jobs]
+        windows.claimed(began, self._queues, places, short=len(jobs) < limit)
+        return jobs
 
     def _is_over(self) -> bool:
         return not self._children.in_flight and not self._completer.backlog
+
+    async def _look_for_writers(self) -> set[int]:
+        in_progress, last_seq = await self._link.run(attempts.writers())
+        self._looked_for_writers = asyncio.get_running_loop().time()
+        for windows in self._windows.values():
+            windows.polled(self._looked_for_writers, in_progress, last_seq)
+        return set(in_progress)
 
     async def _reconcile(self) -> None:
         """After a lost answer: give back what the database thinks we hold and we do not know.
@@ -157,27 +203,43 @@ class Claimer:
             return True
         return False
 
-    async def _good_room(self) -> None:
+    async def _good_room(self, wanted: set[bool]) -> None:
         """There is more: wait until a good part of the room is free, so that claims stay large."""
         while True:
-            room, _ = self._children.room()
-            if room >= max(1, CATCH_BREATH * (room + self._children.in_flight)):
-                return
-            if not await self._changed(0.05) and room > 0:
+            rooms = [room for room in self._children.rooms() if room.is_async in wanted]
+            for room in rooms:
+                if room.free >= max(1, CATCH_BREATH * (room.free + room.held)):
+                    return
+            if not await self._changed(0.05) and rooms:
                 return
 
-    async def _idle(self, asked: Sequence[str], poll: float) -> None:
+    async def _idle(self, asked: set[bool], poll: float) -> None:
         """There is no more of what was asked for: wait for a wake-up, other room, or the poll."""
+        loop = asyncio.get_running_loop()
+        pause = SOON
         try:
+            if loop.time() - self._looked_for_writers > FRESH:
+                # The flag is up by now. Whoever enqueued before, and has not committed yet, saw it
+                # down: when one of these ends, look again.
+                self._silent = await self._look_for_writers()
             async with asyncio.timeout(poll):
                 while not self._woken.is_set():
                     # Full of one kind of task, only the other kind was asked for.
-                    if len(asked) < len(self._children.tasks):
-                        _, tasks = self._children.room()
-                        if set(tasks) - set(asked):
-                            return
+                    if {room.is_async for room in self._children.rooms()} - asked:
+                        return
                     self._children.changed.clear()
-                    await _first_of(self._woken, self._children.changed)
+                    if not self._silent:
+                        await _first_of(self._woken, self._children.changed)
+                        continue
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(pause):
+                            await _first_of(self._woken, self._children.changed)
+                        continue
+                    pause = min(pause * 2, LATER)
+                    left = self._silent & await self._look_for_writers()
+                    if left < self._silent:
+                        self._silent = left
+                        return
         except TimeoutError:
             return
 

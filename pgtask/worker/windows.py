@@ -11,6 +11,10 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from pgtask.broker.attempts import Range
+
+LOWEST, HIGHEST = -100, 100  # priorities
+
 SETTLE = 2.0  # s within which an ordinary writer commits; what takes longer is watched by its xid
 SWEEP = 1.0  # s between two looks from the front
 LONGEST_SWEEP_PAUSE = 60.0  # s
@@ -42,11 +46,24 @@ class Windows:
         """After a reconnect nothing is known: sweep, and suspect every transaction in progress."""
         self.__init__()  # type: ignore[misc]  # the same as a new one
 
-    def lanes(self, now: float) -> list[tuple[str, int, int]]:
-        """Return (queue, priority, first seq) of every known lane; none when a sweep is due."""
+    def ranges(self, queues: Sequence[str], now: float) -> tuple[list[Range], bool]:
+        """Return where to look, in the order of the queues, and whether that is a sweep."""
         if now >= self._next_sweep:
-            return []
-        return [(*lane, self._start(lane, now)) for lane in self._marks]
+            return [Range(queue, LOWEST, HIGHEST, 0) for queue in queues], True
+        ranges: list[Range] = []
+        for queue in queues:
+            above = HIGHEST + 1
+            known = sorted((lane for lane in self._marks if lane.queue == queue), reverse=True)
+            for lane in known:
+                # Between known lanes nothing was ever claimed: a look there costs one probe.
+                if lane.priority + 1 < above:
+                    ranges.append(Range(queue, lane.priority + 1, above - 1, 0))
+                start = self._start(lane, now)
+                ranges.append(Range(queue, lane.priority, lane.priority, start))
+                above = lane.priority
+            if above > LOWEST:
+                ranges.append(Range(queue, LOWEST, above - 1, 0))
+        return ranges, False
 
     def swept(self, now: float, seconds: float) -> None:
         """Note a claim from the front that took so long."""

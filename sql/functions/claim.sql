@@ -1,11 +1,15 @@
 -- Take up to p_n ready jobs for a worker: priority first, then first in, queue by queue in the order
 -- given. Finding fewer raises the idle flag and looks once more, so that an answer of fewer than p_n
--- means: whoever enqueues from now on will notify.
+-- means: whoever enqueues within p_idle_for seconds will notify.
+--
+-- A worker may say where to look: then p_queues names a queue once for each range of priorities
+-- (p_lows .. p_highs), and p_froms the place (seq) to begin at, which counts where both are one priority.
 create or replace function pgtask.claim(
-  p_worker uuid, p_n integer, p_queues text[], p_tasks text[]
+  p_worker uuid, p_n integer, p_queues text[], p_tasks text[], p_idle_for double precision default 1,
+  p_lows integer[] default null, p_highs integer[] default null, p_froms bigint[] default null
 ) returns table (
   id bigint, epoch integer, attempt smallint, max_attempts smallint, task text, queue text,
-  args text, kwargs text, policy text, headers text, tags text[], serial boolean
+  args text, kwargs text, policy text, headers text, tags text[], serial boolean, priority smallint, seq bigint
 )
 language plpgsql security definer
 set search_path = pg_catalog, pgtask, pg_temp
@@ -14,7 +18,7 @@ set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
 declare
-  v_queue   text;
+  v_range   record;
   v_found   tid[];
   v_special boolean;
   v_all     tid[] := '{}';
@@ -38,16 +42,31 @@ begin
       -- The second look finds what the first one locked again, in its right place.
       v_all := '{}';
       v_any := false;
-      foreach v_queue in array p_queues loop
-        continue when exists (select from pgtask.queue q where q.name = v_queue and q.paused);
-        select array_agg(c.place),
-               bool_or(c.serial is not null or c.expires_at is not null
-                       or c.policy is not null and coalesce(c.policy ->> 'on_crash', '') = 'fail')
-        into v_found, v_special
-        from (select r.ctid as place, r.serial, r.expires_at, r.policy from pgtask.ready r
-              where r.queue = v_queue and r.task = any(p_tasks)
-              order by r.priority desc, r.seq
-              limit v_left - cardinality(v_all) for update skip locked) c;
+      for v_range in
+        select u.queue, coalesce(u.low, -100)::smallint as low, coalesce(u.high, 100)::smallint as high, coalesce(u.seq, 0) as seq
+        from unnest(p_queues, p_lows, p_highs, p_froms) with ordinality as u (queue, low, high, seq, place)
+        order by u.place
+      loop
+        continue when exists (select from pgtask.queue q where q.name = v_range.queue and q.paused);
+        if v_range.low = v_range.high then
+          select array_agg(c.place),
+                 bool_or(c.serial is not null or c.expires_at is not null
+                         or c.policy is not null and coalesce(c.policy ->> 'on_crash', '') = 'fail')
+          into v_found, v_special
+          from (select r.ctid as place, r.serial, r.expires_at, r.policy from pgtask.ready r
+                where r.queue = v_range.queue and r.priority = v_range.low and r.seq >= v_range.seq and r.task = any(p_tasks)
+                order by r.seq
+                limit v_left - cardinality(v_all) for update skip locked) c;
+        else
+          select array_agg(c.place),
+                 bool_or(c.serial is not null or c.expires_at is not null
+                         or c.policy is not null and coalesce(c.policy ->> 'on_crash', '') = 'fail')
+          into v_found, v_special
+          from (select r.ctid as place, r.serial, r.expires_at, r.policy from pgtask.ready r
+                where r.queue = v_range.queue and r.priority between v_range.low and v_range.high and r.task = any(p_tasks)
+                order by r.priority desc, r.seq
+                limit v_left - cardinality(v_all) for update skip locked) c;
+        end if;
         if v_found is not null then
           v_all := v_all || v_found;
           v_any := v_any or v_special;
@@ -55,10 +74,10 @@ begin
         end if;
       end loop;
       exit when look = 2 or cardinality(v_all) >= v_left;
-      -- Room is left: raise the flag for at least 1.2 s, at most about twice a second, then look again.
+      -- Room is left: raise the flag, at most about twice a second, then look again.
       v_until := extract(epoch from clock_timestamp()) * 1000;
-      exit when coalesce(pg_sequence_last_value('pgtask.idle_until'::regclass), 0) >= v_until + 1200;
-      perform setval('pgtask.idle_until', v_until + 1700);
+      exit when coalesce(pg_sequence_last_value('pgtask.idle_until'::regclass), 0) >= v_until + p_idle_for * 1000 + 200;
+      perform setval('pgtask.idle_until', v_until + (p_idle_for * 1000)::bigint + 700);
     end loop;
 
     v_durable := v_durable or v_any;
@@ -87,7 +106,7 @@ begin
            coalesce(g.args::text, (select p.args::text from pgtask.payload p where p.job = g.id)),
            case when g.args is not null then g.kwargs::text
                 else (select p.kwargs::text from pgtask.payload p where p.job = g.id) end,
-           g.policy::text, g.headers::text, g.tags, g.serial is not null
+           g.policy::text, g.headers::text, g.tags, g.serial is not null, g.priority, g.seq
     from gone g
     order by g.priority desc, g.seq;
     exit when not v_any;
@@ -100,5 +119,5 @@ begin
                       where r.worker = p_worker and r.claimed_at >= v_begun and r.serial is not null);
   end loop;
 end $$;
-comment on function pgtask.claim(uuid, integer, text[], text[]) is
+comment on function pgtask.claim(uuid, integer, text[], text[], double precision, integer[], integer[], bigint[]) is
   'Move up to n ready jobs of these queues and tasks to running for a live worker and return them.';
