@@ -5,43 +5,80 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import measures, report, rounds
+from bench import growth, measures, page, report, rounds, share, soak
+from bench.catalog import PGTASK
+from bench.subject import Stand
 from bench.words import say
 
 ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "explanation" / "performance.md"
 
 
 def main() -> int:
     parser = _parser()
     arguments = parser.parse_args()
     try:
-        rows = rounds.chosen(_split(arguments.only))
-        products = rounds.peers_of(_split(arguments.peers), quick=arguments.quick)
+        documents = [_measure(arguments)] if not arguments.only_write else []
     except ValueError as error:
         parser.error(str(error))
-    scale, times, skipped = measures.FULL, arguments.rounds or 3, []
-    if arguments.quick:
-        scale, times = measures.QUICK, arguments.rounds or 1
-    if arguments.tiny:
-        scale, times = measures.TINY, arguments.rounds or 1
+    for document in documents:
+        if arguments.json:
+            print(json.dumps(document, indent=1))
+        for line in report.lines(document):
+            print(line, file=sys.stderr if arguments.json else sys.stdout)
+        say(f"{document['seconds']} s in all")
+    if arguments.write or arguments.only_write:
+        for path in page.write(arguments.cache, PAGE):
+            say(f"wrote {path.relative_to(ROOT)}")
+    missed = any(goal["reached"] is False for each in documents for goal in each["goals"])
+    return 1 if arguments.strict and missed else 0
+
+
+def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Take the measurements that were asked for, and store their document."""
+    scale = measures.FULL
+    if arguments.quick or arguments.tiny:
+        scale = measures.QUICK if arguments.quick else measures.TINY
+    if arguments.growth:
+        mode, document = "growth", _mode(arguments, lambda stand: growth.measure(stand, scale))
+    elif arguments.cpu:
+        mode, document = "cpu", _mode(arguments, lambda stand: share.measure(stand, scale))
+    elif arguments.soak:
+        seconds = arguments.soak * 60
+        mode, document = "soak", _mode(arguments, lambda stand: soak.measure(stand, seconds))
+    else:
+        mode, document = "rows", _rows(arguments, scale)
+    folder = arguments.cache / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{mode}.json").write_text(json.dumps(document))
+    return document
+
+
+def _rows(arguments: argparse.Namespace, scale: measures.Scale) -> dict[str, Any]:
+    rows = rounds.chosen(_split(arguments.only))
+    products = rounds.peers_of(_split(arguments.peers), quick=arguments.quick)
+    skipped = []
     if not scale.pinned_s and "pinned" in rows:
         rows.remove("pinned")
         skipped.append("pinned was skipped: it takes over a minute, which --quick has not")
-    run = rounds.Run(products, scale, times)
+    once = arguments.quick or arguments.tiny
+    run = rounds.Run(products, scale, arguments.rounds or (1 if once else 3))
     with run.stand(arguments.cache) as stand:
         run.measure(stand, rows)
-    document = run.document() | {"skipped": skipped}
-    _store(arguments.cache, "rows", document)
-    if arguments.json:
-        print(json.dumps(document, indent=1))
-    for line in report.lines(document):
-        print(line, file=sys.stderr if arguments.json else sys.stdout)
-    say(f"{document['seconds']} s in all")
-    missed = any(goal["reached"] is False for goal in document["goals"])
-    return 1 if arguments.strict and missed else 0
+    return run.document() | {"skipped": skipped}
+
+
+def _mode(
+    arguments: argparse.Namespace, measure: Callable[[Stand], dict[str, Any]]
+) -> dict[str, Any]:
+    run = rounds.Run([PGTASK], measures.FULL, 1)
+    with run.stand(arguments.cache) as stand:
+        found = measure(stand)
+    return run.conditions() | {"goals": []} | found
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,7 +88,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, metavar="N", help="how often (3; --quick: 1)")
     parser.add_argument("--only", default="", metavar="ROW,ROW", help="rows, or groups of rows")
     parser.add_argument("--peers", default="", metavar="A,B", help="peers beside pgtask, or none")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--growth", action="store_true", help="children, workers, payload, backlog")
+    mode.add_argument("--cpu", action="store_true", help="tasks that compute, on two children")
+    mode.add_argument("--soak", type=float, metavar="MINUTES", help="three pinned horizons, each")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument(
+        "--write", action="store_true", help=f"then write {PAGE.name} and its plots"
+    )
+    parser.add_argument("--only-write", action="store_true", help="write it from stored results")
     parser.add_argument("--strict", action="store_true", help="exit 1 if a goal is missed")
     parser.add_argument(
         "--cache", type=Path, default=ROOT / ".bench", metavar="DIR", help="environments, results"
@@ -61,12 +106,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _split(words: str) -> list[str]:
     return [word for word in words.split(",") if word]
-
-
-def _store(cache: Path, mode: str, document: dict[str, Any]) -> None:
-    folder = cache / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{mode}.json").write_text(json.dumps(document))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.job import record
 from pgtask import App, config
 from pgtask.task import Task
 
 app = App("bench")
+LARGEST = 4_000_000
 
 
 @app.task(keep="none")
@@ -38,9 +42,20 @@ def burn(milliseconds: float) -> None:
         pass
 
 
-def fresh_noop(dsn: str) -> Task[[int], None]:
-    """`noop` of an App of its own: an App believes for good what it has checked of a database."""
+class Enqueuing(NamedTuple):
+    """The tasks, of an App that knows one database: what it has checked, it believes for good."""
+
+    noop: Task[[int], None]
+    carry: Task[[int, str], None]
+    burn: Task[[float], None]
+
+
+@contextmanager
+def enqueuing(dsn: str) -> Iterator[Enqueuing]:
+    """Yield the tasks for enqueuing in that database, from this process."""
     other = App("bench", dsn)
-    other.config = config.load({"dsn": dsn}, {}, {}, Path.cwd())
-    made: Task[[int], None] = other.task(name=noop.name, keep="none")(noop.function)
-    return made
+    other.config = config.load({"dsn": dsn, "max_payload": LARGEST}, {}, {}, Path.cwd())
+    yield Enqueuing(
+        *(other.task(name=each.name, keep="none")(each.function) for each in (noop, carry, burn))
+    )
+    other.close()

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import psycopg
 
-from bench.app import app, fresh_noop, noop
+from bench.app import app, enqueuing, noop
 from bench.catalog import PGTASK
 from bench.environments import NotAvailable
 from bench.measures import Measured, Scale
 from bench.subject import Failed, Stand, Subject
 from pgtask.broker.jobs import enqueue
 from pgtask.signature import merge
+from pgtask.task import Task
 
 CLIENTS = 64
 HOLDERS = 16
@@ -36,7 +37,7 @@ VARIANTS = {
 
 
 def concurrent(stand: Stand, scale: Scale) -> Measured:
-    """64 clients, one job and one COMMIT each time: with nobody idle, then with a worker at work."""
+    """64 clients, one job and one COMMIT each time: nobody idle, then a worker at work."""
     pgbench = stand.postgres.bindir / "pgbench"
     if not pgbench.exists():
         raise NotAvailable(f"the PostgreSQL binaries in {pgbench.parent} have no pgbench")
@@ -58,8 +59,8 @@ def lane(stand: Stand, scale: Scale) -> Measured:
     """16 clients that enqueue and keep their transaction open for 50 ms: one queue, 16 queues."""
     figures = {}
     for name, queues in (("one_queue", 1), ("many_queues", HOLDERS)):
-        with stand.fresh(PGTASK) as subject:
-            figures[f"{name}_per_s"] = _held(subject, queues, scale.contention_s)
+        with stand.fresh(PGTASK) as subject, enqueuing(subject.dsn) as tasks:
+            figures[f"{name}_per_s"] = _held(subject, tasks.noop, queues, scale.contention_s)
     figures["ratio"] = figures["one_queue_per_s"] / figures["many_queues_per_s"]
     return Measured(figures, {})
 
@@ -97,15 +98,14 @@ def _pgbench(pgbench: Path, subject: Subject, scale: Scale) -> float:
     return float(rate.group(1))
 
 
-def _held(subject: Subject, queues: int, seconds: float) -> float:
+def _held(subject: Subject, task: Task[[int], None], queues: int, seconds: float) -> float:
     """Enqueuing transactions a second of all holders together."""
     start, counts = threading.Barrier(HOLDERS), [0] * HOLDERS
-    lanes = fresh_noop(subject.dsn)
 
     def hold(number: int) -> None:
-        task = lanes.options(queue=f"lane{number % queues}")
+        here = task.options(queue=f"lane{number % queues}")
         with psycopg.connect(subject.dsn) as connection:
-            enqueue_here = task.using(connection)
+            enqueue_here = here.using(connection)
             start.wait()
             end = time.monotonic() + seconds
             while time.monotonic() < end:

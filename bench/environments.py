@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.catalog import Product
 from bench.words import say
+from pgtask.config import release
 
 _VERSIONS = """
 from importlib.metadata import distributions
@@ -52,8 +53,8 @@ class Environments:
     def versions(self, product: Product) -> dict[str, str]:
         """The versions of what runs: the product, its driver, the interpreter."""
         if product.language == "this":
-            names = ["psycopg"] if product.name != "pgtask" else ["psycopg", "msgspec"]
-            return {name: metadata.version(name) for name in names} | {"python": _version(None)}
+            found = {name: metadata.version(name) for name in ("psycopg", "msgspec")}
+            return {"pgtask": release(), **found, "python": _version(None)}
         if product.language == "node":
             told = _run(["npm", "ls", "--prefix", str(self.home(product)), "--depth=0"]).stdout
             named = [word.rpartition("@") for word in told.split() if word.rpartition("@")[0]]

@@ -20,7 +20,6 @@ class Goal:
     bound: float
     value: Callable[[Figure], float | None]
     at_least: bool = True
-    digits: int = 2
 
     def text(self) -> str:
         return f"{'≥' if self.at_least else '≤'} {self.bound:,g}"
@@ -33,9 +32,6 @@ class Verdict(NamedTuple):
     found: float | None
     ratio: float | None
     reached: bool | None
-
-    def word(self) -> str:
-        return {None: "not measured", True: "reached", False: "MISSED"}[self.reached]
 
     def document(self) -> dict[str, Any]:
         return {
@@ -73,10 +69,8 @@ RATIOS: Mapping[str, Callable[[Figure], float | None]] = {
 GOALS = (
     Goal("drain", "drain ÷ graphile-worker", 2.5, RATIOS["drain_vs_graphile"]),
     Goal("kept", "drain, results kept ÷ graphile-worker", 2.0, RATIOS["kept_vs_graphile"]),
-    Goal("bulk", "bulk enqueue, jobs/s", 90_000, _own("bulk", "jobs_per_s"), digits=0),
-    Goal(
-        "single", "single enqueue, 1 client, jobs/s", 1600, _own("single", "jobs_per_s"), digits=0
-    ),
+    Goal("bulk", "bulk enqueue, jobs/s", 90_000, _own("bulk", "jobs_per_s")),
+    Goal("single", "single enqueue, 1 client, jobs/s", 1600, _own("single", "jobs_per_s")),
     Goal(
         "concurrent",
         "single enqueue, 64 clients ÷ without NOTIFY",
@@ -96,16 +90,14 @@ GOALS = (
         650,
         _own("drain", "wal_life"),
         at_least=False,
-        digits=0,
     ),
-    Goal("wal", "WAL a job, kept, B", 850, _own("kept", "wal_life"), at_least=False, digits=0),
+    Goal("wal", "WAL a job, kept, B", 850, _own("kept", "wal_life"), at_least=False),
     Goal(
         "cpu",
         "CPU per 1,000 jobs, s",
         0.045,
         _own("drain", "cpu_s_per_1000"),
         at_least=False,
-        digits=3,
     ),
     Goal("lane", "open transactions: 1 queue ÷ 16 queues", 0.9, _own("lane", "ratio")),
     Goal("idle", "idle worker, memory, MB", 120, _own("idle", "memory_mb"), at_least=False),
@@ -116,6 +108,13 @@ GOALS = (
 def judge(of: Figure, goals: tuple[Goal, ...] = GOALS) -> list[Verdict]:
     """A verdict for each goal."""
     return [_verdict(goal, goal.value(of)) for goal in goals]
+
+
+def judge_one(
+    row: str, what: str, bound: float, found: float | None, *, at_least: bool
+) -> dict[str, Any]:
+    """The verdict on a single figure, for a document."""
+    return _verdict(Goal(row, what, bound, lambda of: None, at_least), found).document()
 
 
 def _verdict(goal: Goal, found: float | None) -> Verdict:

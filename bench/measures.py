@@ -93,7 +93,7 @@ def drained(
     if subject.redis is None:
         figures["wal_execute"] = executed / len(begun)
         figures["commits_per_1000"] = commits / len(begun) * 1000
-    # One rate for each tenth of the drain: how even it was.
+    # A rate for each hundredth of the drain: how even it was.
     size = max(1, len(begun) // 100)
     steps = range(tenth, len(begun) - tenth - size, size)
     rates = [size / max(begun[at + size] - begun[at], 1) * 1e6 for at in steps]

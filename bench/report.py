@@ -30,17 +30,17 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
     yield ", ".join(f"{name}={value}" for name, value in document["settings"].items())
     for product, versions in document["versions"].items():
         yield f"{product}: " + ", ".join(f"{name} {each}" for name, each in versions.items())
-    for row, products in document["figures"].items():
+    for row, products in document.get("figures", {}).items():
         yield ""
-        yield f"{row:<18}" + "".join(f"{figure:>27}" for figure in _figures(row, products))
+        yield f"{row:<18}" + "".join(f"{figure:>27}" for figure in figures(row, products))
         for product, found in products.items():
-            cells = (_cell(found.get(figure)) for figure in _figures(row, products))
+            cells = (cell(found.get(figure)) for figure in figures(row, products))
             yield f"  {product:<16}" + "".join(f"{cell:>27}" for cell in cells)
     yield ""
     for goal in document["goals"]:
         yield _goal(goal)
     yield ""
-    for name, ratio in document["ratios"].items():
+    for name, ratio in document.get("ratios", {}).items():
         yield f"{name:<24}{'not measured' if ratio is None else f'{ratio:.2f}'}"
     for name, reason in document["missing"].items():
         yield f"{name} was not measured: {reason}"
@@ -48,28 +48,36 @@ def lines(document: dict[str, Any]) -> Iterator[str]:
     yield from document["failures"]
 
 
-def _figures(row: str, products: dict[str, Any]) -> list[str]:
+def figures(row: str, products: dict[str, Any]) -> list[str]:
+    """The figures of a row to show, of those that somebody has."""
     return [each for each in SHOWN[row] if any(each in found for found in products.values())]
 
 
-def _cell(found: dict[str, Any] | None) -> str:
+def cell(found: dict[str, Any] | None) -> str:
+    """A median, and after several rounds its range."""
     if found is None:
         return "-"
     if len(found["rounds"]) == 1:
-        return _number(found["median"])
-    least, most = _number(found["least"]), _number(found["most"])
-    return f"{_number(found['median'])} ({least}-{most})"
+        return number(found["median"])
+    least, most = number(found["least"]), number(found["most"])
+    return f"{number(found['median'])} ({least}-{most})"
 
 
 def _goal(goal: dict[str, Any]) -> str:
-    word = {None: "not measured", True: "reached", False: "MISSED"}[goal["reached"]]
+    found = "" if goal["found"] is None else number(goal["found"])
+    return f"{goal['what']:<46}{found:>12} {goal['goal']:>10}  {verdict(goal)}"
+
+
+def verdict(goal: dict[str, Any]) -> str:
+    """Reached or MISSED, with the ratio to the goal; above 1 is better, whatever is measured."""
     if goal["reached"] is None:
-        return f"{goal['what']:<46}{'':>12} {goal['goal']:>10}  {word}"
-    ratio = f"{goal['ratio']:.2f} of the goal"
-    return f"{goal['what']:<46}{_number(goal['found']):>12} {goal['goal']:>10}  {word}, {ratio}"
+        return "not measured"
+    word = "reached" if goal["reached"] else "MISSED"
+    return f"{word}, {goal['ratio']:.2f} of the goal"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Three or so digits."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"

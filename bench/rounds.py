@@ -99,7 +99,7 @@ class Run:
         self._figures: dict[str, dict[str, list[dict[str, float]]]] = {}
         self._samples: dict[str, dict[str, dict[str, list[float]]]] = {}
         self.failures: list[str] = []
-        self.begun = time.monotonic()
+        self._begun = time.monotonic()
 
     @contextmanager
     def stand(self, cache: Path) -> Iterator[Stand]:
@@ -133,11 +133,11 @@ class Run:
         found = self._summary(row, product).get(figure)
         return None if found is None else found["median"]  # type: ignore[return-value]  # a float
 
-    def document(self) -> dict[str, Any]:
-        """Everything, for a file."""
+    def conditions(self) -> dict[str, Any]:
+        """What the figures of this run mean: where, with what, how often."""
         return {
             "taken": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "seconds": round(time.monotonic() - self.begun),
+            "seconds": round(time.monotonic() - self._begun),
             "rounds": self.rounds,
             "machine": machine(),
             "settings": self.settings,
@@ -145,6 +145,11 @@ class Run:
             "products": {product.name: product.settings for product in self.products},
             "missing": self.missing,
             "failures": self.failures,
+        }
+
+    def document(self) -> dict[str, Any]:
+        """Everything, for a file."""
+        return self.conditions() | {
             "ratios": {name: ratio(self.figure) for name, ratio in RATIOS.items()},
             "goals": [verdict.document() for verdict in judge(self.figure, self._goals())],
             "figures": {

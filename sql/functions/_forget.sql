@@ -1,7 +1,7 @@
 -- What stands beside jobs that have just ended: their key, cancel request, waiting callers, and,
 -- when no row of done was kept, their payload and errors.
 create or replace function pgtask._forget(p_ids bigint[]) returns void
-language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp set enable_seqscan = off
 as $$
 begin
   -- A producer may hold the key's row to pass it on; it treats a finished owner's key as free.
