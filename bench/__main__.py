@@ -93,9 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     mode.add_argument("--cpu", action="store_true", help="tasks that compute, on two children")
     mode.add_argument("--soak", type=float, metavar="MINUTES", help="three pinned horizons, each")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    parser.add_argument(
-        "--write", action="store_true", help=f"then write {PAGE.name} and its plots"
-    )
+    parser.add_argument("--write", action="store_true", help="then write the performance page")
     parser.add_argument("--only-write", action="store_true", help="write it from stored results")
     parser.add_argument("--strict", action="store_true", help="exit 1 if a goal is missed")
     parser.add_argument(

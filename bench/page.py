@@ -23,8 +23,8 @@ _HOW = """## How it was measured
 
 Every product runs the same job: its body writes 16 bytes, when it was sent and when it began, to a
 file of its process. Rates and latencies are read off these files, not off what a product says of
-itself. One PostgreSQL serves all, each product on a fresh database; a round measures the products one
-after the other, and the next round does it again. A figure is the median of the rounds, in brackets
+itself. One PostgreSQL serves all, each product on a fresh database; a round measures the products
+one after the other, and the next round does it again. A figure is the median of the rounds, in brackets
 the least and the most. Of a drain the first and the last tenth are dropped. CPU is that of all
 processes, the server's included.
 
@@ -37,11 +37,16 @@ processes, the server's included.
 
 
 def write(cache: Path, page: Path) -> list[Path]:
-    """Write the page and its plots; what stands outside the two comments is left alone."""
+    """Write the page and its plots; what stands outside the two comments is left alone.
+
+    Only whole runs are stored under the names read here: no page is made of a part, or of --quick.
+    """
     folder = page.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     stored = {
-        path.stem: json.loads(path.read_text()) for path in (cache / "results").glob("*.json")
+        mode: json.loads(path.read_text("utf-8"))
+        for mode in ("rows", "growth", "cpu", "soak")
+        if (path := cache / "results" / f"{mode}.json").exists()
     }
     drawn: list[Plot] = []
     measured = "\n\n".join(_sections(stored, folder.name, drawn))
@@ -75,9 +80,9 @@ def _sections(stored: Mapping[str, Any], folder: str, drawn: list[Plot]) -> Iter
     if soak := stored.get("soak"):
         minutes = soak["seconds_each"] / 60
         yield (
-            f"## A horizon held back\n\n{soak['rate']:,.0f} jobs/s for {minutes:g} minutes each, while"
-            " a snapshot is open, while a transaction that has written sits idle, and while one that"
-            f" has enqueued stays open.\n\n{_goals(soak)}"
+            f"## A horizon held back\n\n{soak['rate']:,.0f} jobs/s for {minutes:g} minutes each:"
+            " while a snapshot is open, while a transaction that has written sits idle, and while"
+            f" one that has enqueued stays open.\n\n{_goals(soak)}"
         )
         yield pictures(plots.of_soak(soak))
     yield _HOW.rstrip()
@@ -116,9 +121,7 @@ def _versions(document: Mapping[str, Any]) -> str:
     rows = [["product", "settings", "versions"]]
     for product, versions in document["versions"].items():
         told = ", ".join(f"{name} {version}" for name, version in versions.items())
-        rows.append(
-            [product, document["products"].get(product, "the server of those that need it"), told]
-        )
+        rows.append([product, document["products"].get(product, "a server, not a product"), told])
     text = "## Who ran\n\n" + _table(rows)
     absent = [f"- {name} was not measured: {why}" for name, why in document["missing"].items()]
     return text + ("\n\n" + "\n".join(absent) if absent else "")

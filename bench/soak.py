@@ -79,13 +79,17 @@ def measure(stand: Stand, seconds: float) -> dict[str, Any]:
             with subject.postgres.connect(subject.database) as look:
                 count_claims(look)
             with subject.ready_worker() as worker, pin(subject) as release:
-                pins[name] = _soaked(subject, worker, release, seconds)
+                pins[name] = _soaked(
+                    subject, worker, release, seconds, LATE_JOBS if pin is _late else 0
+                )
         shown = {key: value for key, value in pins[name].items() if key != "windows"}
         say(f"  {name}: {shown}")
     return {"pins": pins, "goals": _goals(pins), "seconds_each": seconds, "rate": RATE}
 
 
-def _soaked(subject: Subject, worker: Worker, release: Release, seconds: float) -> dict[str, Any]:
+def _soaked(
+    subject: Subject, worker: Worker, release: Release, seconds: float, late_jobs: int
+) -> dict[str, Any]:
     samples: list[tuple[float, Claims]] = []
     begun = time.time()
     with subject.postgres.connect(subject.database) as look:
@@ -101,7 +105,7 @@ def _soaked(subject: Subject, worker: Worker, release: Release, seconds: float) 
         dead = look.execute("select sum(n_dead_tup)::bigint from pg_stat_user_tables").fetchone()
     subject.wait_for(int(answer["sent"]), worker, 10.0)
     ended = release()
-    late = _late_starts(subject, ended)
+    late = _late_starts(subject, ended, late_jobs)
     records = [(sent / 1e6, (start - sent) / 1e3) for sent, start in subject.taken() if sent > 0]
     windows = list(_windows(begun, records, samples))
     return {
@@ -109,30 +113,21 @@ def _soaked(subject: Subject, worker: Worker, release: Release, seconds: float) 
         "begun": len(records),
         "sent": answer["sent"],
         "dead_tuples": dead[0] if dead else 0,
-        "late_s": max(late) if late else None,
+        "late_s": max(late) if late_jobs and len(late) == late_jobs else None,
         "late_begun": len(late),
         "windows": windows,
     }
 
 
-def _late_starts(subject: Subject, ended: float) -> list[float]:
-    """Seconds from the COMMIT to the start of each late job, when there are any."""
+def _late_starts(subject: Subject, ended: float, expected: int) -> list[float]:
+    """Seconds from the COMMIT to the start of each late job."""
     deadline = time.monotonic() + LATE_LIMIT
     while True:
         records = job.read(subject.records)
         late = [start / 1e6 - ended for sent, start in records if sent < 0]
-        expected = LATE_JOBS if _has_late(subject, late) else 0
         if len(late) >= expected or time.monotonic() > deadline:
             return late
         time.sleep(0.2)
-
-
-def _has_late(subject: Subject, begun: list[float]) -> bool:
-    if begun:
-        return True
-    with subject.postgres.connect(subject.database) as connection:
-        row = connection.execute("select exists (select from pgtask.ready)").fetchone()
-    return row == (True,)
 
 
 def _windows(

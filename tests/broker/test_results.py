@@ -46,6 +46,9 @@ def never_kept() -> int:
     return 1
 
 
+ANYWHERE = attempts.Range("default", -100, 100, 0)
+
+
 class HandWorker:
     """A worker without processes: the test claims and finishes."""
 
@@ -57,7 +60,7 @@ class HandWorker:
         self.broker.run(attempts.register(row))
 
     def finish(self, result: str | None = None, verdict: str = "succeeded", **more: str) -> None:
-        (job,) = self.broker.run(attempts.claim(self.id, 1, ["default"], list(app.own_tasks)))
+        (job,) = self.broker.run(attempts.claim(self.id, 1, [ANYWHERE], list(app.own_tasks), 1.0))
         ended = attempts.Ended(job.id, job.epoch, verdict, result, **more)  # type: ignore[arg-type]  # text fields only
         assert self.broker.run(attempts.finish(self.id, [ended])) == []
 
@@ -185,7 +188,8 @@ def test_an_expired_job_says_so(worker: HandWorker, connection: psycopg.Connecti
     result = when.options(expires=0.001).delay(2027)
     eventually(
         lambda: (
-            worker.broker.run(attempts.claim(worker.id, 1, ["default"], list(app.own_tasks))) == []
+            worker.broker.run(attempts.claim(worker.id, 1, [ANYWHERE], list(app.own_tasks), 1.0))
+            == []
             and result.ready()
         )
     )
