@@ -156,7 +156,7 @@ def trip(stand: Stand, product: Product, scale: Scale) -> Measured:
 
 
 def idle(stand: Stand, product: Product, scale: Scale) -> Measured:
-    """What a worker with nothing to do costs; after a pause, its shares of memory settled."""
+    """What a worker with nothing to do costs, after a pause in which it settles."""
     with stand.fresh(product) as subject, subject.ready_worker() as worker:
         time.sleep(2.0)
         before, server = worker.cpu(), subject.server_cpu()

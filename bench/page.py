@@ -24,9 +24,9 @@ _HOW = """## How it was measured
 Every product runs the same job: its body writes 16 bytes, when it was sent and when it began, to a
 file of its process. Rates and latencies are read off these files, not off what a product says of
 itself. One PostgreSQL serves all, each product on a fresh database; a round measures the products
-one after the other, and the next round does it again. A figure is the median of the rounds, in brackets
-the least and the most. Of a drain the first and the last tenth are dropped. CPU is that of all
-processes, the server's included.
+one after the other, and the next round does it again. A figure is the median of the rounds, in
+brackets the least and the most. Of a drain the first and the last tenth are dropped. CPU is that of
+all processes, the server's included.
 
     ./dev bench --write                the tables and plots of the comparison
     ./dev bench --growth --write       the curves

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
     measure: Measure
     of: Callable[[Product], bool]
-    # What must be measured too, lest its ratio cannot be told.
+    # What is measured with it, for the ratio that its goal is.
     needs: tuple[str, ...] = ()
 
 
@@ -83,16 +83,24 @@ def chosen(words: Sequence[str]) -> list[str]:
             known = ", ".join([*ROWS, *GROUPS])
             raise ValueError(f"no such row: {word}; there are {known}")
         wanted.update(GROUPS.get(word, (word,)))
+    wanted.update(*(ROWS[name].needs for name in wanted))
     return [name for name in ROWS if not wanted or name in wanted]
 
 
 class Run:
     """What is being measured, and what was found so far."""
 
-    def __init__(self, products: Sequence[Product], scale: Scale, rounds: int) -> None:
+    def __init__(
+        self,
+        products: Sequence[Product],
+        scale: Scale,
+        rounds: int,
+        alone: Iterable[str] = (),
+    ) -> None:
         self.products = list(products)
         self.scale = scale
         self.rounds = rounds
+        self._alone = frozenset(alone)  # rows that only pgtask goes through
         self.missing: dict[str, str] = {}
         self.versions: dict[str, dict[str, str]] = {}
         self.settings: dict[str, str] = {}
@@ -104,14 +112,23 @@ class Run:
     @contextmanager
     def stand(self, cache: Path) -> Iterator[Stand]:
         """Start the servers and find the products; who cannot be had is noted in `missing`."""
-        with postgres.running(cache) as database, _redis(self.products) as broker:
+        with ExitStack() as servers:
+            database = servers.enter_context(postgres.running(cache))
             self.settings = database.settings()
+            broker, no_broker = None, ""
+            if any(product.broker == "redis" for product in self.products):
+                try:
+                    broker = servers.enter_context(redis.running())
+                    self.versions["redis"] = {"redis": redis.version()}
+                except NotAvailable as reason:
+                    no_broker = str(reason)
             stand = Stand(database, broker)
             environments = Environments(cache)
             for product in list(self.products):
+                if product.broker == "redis" and broker is None:
+                    self._drop(product, no_broker)
+                    continue
                 try:
-                    if product.broker == "redis":
-                        self.versions["redis"] = {"redis": redis.version()}
                     command = environments.command(product)
                     self.versions[product.name] = environments.versions(product)
                     stand.add(product, command, environments.home(product))
@@ -170,7 +187,8 @@ class Run:
         return tuple(goal for goal in GOALS if read_off.get(goal.row, goal.row) in self._figures)
 
     def _of(self, name: str) -> list[Product]:
-        return [product for product in self.products if ROWS[name].of(product)]
+        products = [PGTASK] if name in self._alone else self.products
+        return [product for product in products if ROWS[name].of(product)]
 
     def _once(self, stand: Stand, name: str, product: Product, number: int) -> None:
         try:
@@ -207,24 +225,6 @@ def machine() -> dict[str, str]:
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         names["memory"] = f"{size / 2**30:.0f} GiB"
     return names
-
-
-@contextmanager
-def _redis(products: Sequence[Product]) -> Iterator[redis.Redis | None]:
-    if all(product.broker != "redis" for product in products):
-        yield None
-        return
-    try:
-        context = redis.running()
-        broker = context.__enter__()
-    except NotAvailable:
-        # Each product that needs it is told apart, with the reason, by redis.version().
-        yield None
-        return
-    try:
-        yield broker
-    finally:
-        context.__exit__(None, None, None)
 
 
 def peers_of(words: Sequence[str], *, quick: bool) -> list[Product]:

@@ -204,14 +204,32 @@ class Claimer:
         return False
 
     async def _good_room(self, wanted: set[bool]) -> None:
-        """There is more: wait until a good part of the room is free, so that claims stay large."""
-        while True:
-            rooms = [room for room in self._children.rooms() if room.is_async in wanted]
+        """There is more: wait until a good part of the room is free, so that claims stay large.
+
+        What is enqueued meanwhile may be of the other kind of task, which has room.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._poll
+        while loop.time() < until:
+            rooms = self._children.rooms()
             for room in rooms:
-                if room.free >= max(1, CATCH_BREATH * (room.free + room.held)):
+                if room.is_async in wanted and (
+                    room.free >= max(1, CATCH_BREATH * (room.free + room.held))
+                ):
                     return
-            if not await self._changed(0.05) and rooms:
+            others = any(room.is_async not in wanted for room in rooms)
+            if others and self._woken.is_set():
                 return
+            self._children.changed.clear()
+            try:
+                async with asyncio.timeout(0.05):
+                    if others:
+                        await _first_of(self._woken, self._children.changed)
+                    else:
+                        await self._children.changed.wait()
+            except TimeoutError:
+                if any(room.is_async in wanted for room in rooms):
+                    return
 
     async def _idle(self, asked: set[bool], poll: float) -> None:
         """There is no more of what was asked for: wait for a wake-up, other room, or the poll."""
