@@ -131,7 +131,9 @@ def start_worker(shop: ModuleType, dsn: str, tmp_path: Path) -> Iterator[Callabl
     """Start `pgtask worker` processes; those that still live at the end are ended, with all they have."""
     workers: list[Worker] = []
 
-    def start(*arguments: str, app: str = "tests.shop:app", wait: bool = True, **env: str) -> Worker:
+    def start(
+        *arguments: str, app: str = "tests.shop:app", wait: bool = True, **env: str
+    ) -> Worker:
         worker = Worker(dsn, app, arguments, tmp_path / f"worker{len(workers)}.log", env)
         workers.append(worker)
         if wait:

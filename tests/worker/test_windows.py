@@ -48,7 +48,9 @@ class Table:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_row_that_commits_late_is_claimed_soon_after_its_commit_without_a_sweep(seed: int) -> None:
+def test_a_row_that_commits_late_is_claimed_soon_after_its_commit_without_a_sweep(
+    seed: int,
+) -> None:
     chance = random.Random(seed)
     table, windows = Table(), Windows()
     committed: dict[int, float] = {}
