@@ -128,7 +128,7 @@ def shop(dsn: str) -> Iterator[ModuleType]:
 
 @pytest.fixture
 def start_worker(shop: ModuleType, dsn: str, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
-    """Start `pgtask worker` processes; those that still live at the end are ended, with all they have."""
+    """Start `pgtask worker` processes; at the end they are ended, with all they have."""
     workers: list[Worker] = []
 
     def start(
