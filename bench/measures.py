@@ -139,7 +139,7 @@ def steady(stand: Stand, product: Product, scale: Scale) -> Measured:
     """A producer of 500 a second, one commit each: from before the call to the body's start."""
     with stand.fresh(product) as subject, subject.ready_worker() as worker:
         answer = subject.call("rate", STEADY_RATE, scale.steady_s)
-        subject.wait_for(int(answer["sent"]), worker, 5.0)
+        subject.wait_for(int(answer["jobs"]), worker, 5.0)
         waits = _waits(subject.taken())
     return Measured({**percentiles("ms", waits), "sent_per_s": answer["per_s"]}, {"ms": waits})
 
@@ -182,8 +182,8 @@ def pinned(stand: Stand, product: Product, scale: Scale) -> Measured:
         pin.execute("begin isolation level repeatable read read only")
         pin.execute("select count(*) from pg_class")
         answer = subject.call("rate", PINNED_RATE, scale.pinned_s)
-        subject.wait_for(int(answer["sent"]), worker, 5.0)
-        records = sorted(subject.taken())
+        subject.wait_for(int(answer["jobs"]), worker, 5.0)
+        records = sorted(pair for pair in subject.taken() if pair[0])
         pin.execute("rollback")
     if not records:
         return Measured({}, {})
@@ -233,4 +233,4 @@ def _watch(subject: Subject, worker: Worker, jobs: int, limit: float) -> list[_M
 
 
 def _waits(records: list[tuple[int, int]]) -> list[float]:
-    return [(begun - sent) / 1e3 for sent, begun in records]
+    return [(begun - sent) / 1e3 for sent, begun in records if sent]

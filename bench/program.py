@@ -20,6 +20,7 @@ from bench.job import now
 
 T = TypeVar("T")
 WARM_UP = 20
+FIRST = 3
 
 
 class Sender(NamedTuple):
@@ -123,7 +124,13 @@ async def _many(sender: Sender, jobs: float, size: float) -> dict[str, float]:
 
 
 async def _rate(sender: Sender, per_s: float, seconds: float) -> dict[str, float]:
-    """A closed loop: who cannot keep the pace sends less, and the answer says so."""
+    """A closed loop: who cannot keep the pace sends less, and the answer says so.
+
+    The first few, sent as 0, are not to be counted: clients connect and prepare in them.
+    """
+    for _ in range(FIRST):
+        await sender.one(0)
+        await sender.pause(0.05)
     sent, begun = 0, time.perf_counter()
     while sent < per_s * seconds and time.perf_counter() - begun < seconds * 1.05:
         early = begun + sent / per_s - time.perf_counter()
@@ -132,7 +139,7 @@ async def _rate(sender: Sender, per_s: float, seconds: float) -> dict[str, float
         await sender.one(now())
         sent += 1
     spent = time.perf_counter() - begun
-    return {"sent": sent, "seconds": spent, "per_s": sent / spent}
+    return {"jobs": sent + FIRST, "sent": sent, "seconds": spent, "per_s": sent / spent}
 
 
 async def _trips(sender: Sender, jobs: float) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _soaked(
             raise Failed(f"the producer ended with {producer.returncode}: {error[-400:]}")
         answer = json.loads(out.splitlines()[-1])
         dead = look.execute("select sum(n_dead_tup)::bigint from pg_stat_user_tables").fetchone()
-    subject.wait_for(int(answer["sent"]), worker, 10.0)
+    subject.wait_for(int(answer["jobs"]), worker, 10.0)
     ended = release()
     late = _late_starts(subject, ended, late_jobs)
     records = [(sent / 1e6, (start - sent) / 1e3) for sent, start in subject.taken() if sent > 0]

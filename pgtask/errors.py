@@ -13,6 +13,8 @@ PgTaskError
 │   ├── UnknownConnection(TypeError) · BlockingCall(RuntimeError)
 │   ├── Unavailable · SchemaMissing · SchemaTooOld · SchemaTooNew · MigrationChanged
 │   ├── AmbiguousTransaction        two transactions could be meant
+│   ├── TransactionEnded            a task ended the transaction that completes its job
+│   ├── NoTaskConnection(Unavailable)  none could be had; the task's body has not begun
 │   ├── WrongDatabase               a connection to a database that is not this app's
 │   └── Refused                     by a function of the schema, each with a SQLSTATE of ours
 │       └── WorkerNotAlive · BadCall(ValueError) · DuplicateJob · LeaseLost · QueueNotFound
@@ -116,6 +118,14 @@ class AmbiguousTransaction(BrokerError):
 
 class WrongDatabase(BrokerError):
     """The connection leads to a database that is not this app's."""
+
+
+class TransactionEnded(BrokerError):
+    """A task committed or rolled back by itself the transaction that completes its job."""
+
+
+class NoTaskConnection(Unavailable):
+    """No connection for a task with transaction=True could be had; its body has not begun."""
 
 
 class UnknownConnection(BrokerError, TypeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import subprocess
 import time
@@ -243,6 +244,54 @@ def hold_at_most_once(path: str) -> None:
     append(path, f"begin {os.getpid()}")
     while not Path(path + ".go").exists():
         time.sleep(0.01)
+
+
+@app.task(transaction=True)
+def end_transaction(value: int, how: str) -> None:
+    """Write a row, then end the transaction behind pgtask's back."""
+    current_job().connection.execute("insert into public.effect (value) values (%s)", [value])
+    current_job().connection.execute(how)
+
+
+@app.task(transaction=True)
+def spoil_session() -> None:
+    connection = current_job().connection
+    connection.execute("set search_path to nowhere")
+    connection.execute("set statement_timeout to 5000")
+    connection.execute("select pg_advisory_lock(77)")
+    connection.execute("create temp table effect (value text)")
+
+
+@app.task(transaction=True)
+def tell_session() -> list[str]:
+    row = current_job().connection.execute(
+        "select current_setting('search_path'), current_setting('statement_timeout'),"
+        " (select count(*)::text from pg_locks where locktype = 'advisory'"
+        " and pid = pg_backend_pid()), to_regclass('effect')::text"
+    )
+    return list(row.fetchone())
+
+
+@app.task(transaction=True, max_attempts=1)
+async def async_count_connections() -> int:
+    connection = current_job().connection
+    await asyncio.sleep(0.05)
+    found = await connection.execute(
+        "select count(*) from pg_stat_activity where application_name = 'pgtask:task'"
+        " and datname = current_database()"
+    )
+    (count,) = await found.fetchone()
+    return int(count)
+
+
+@app.task(timeout=8, max_attempts=1)
+def end_a_process() -> int | None:
+    """Start a process as multiprocessing does, tell it to end, and return how it did."""
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+    process.join(5)
+    return process.exitcode
 
 
 def append(path: str, line: str) -> None:

@@ -55,6 +55,10 @@ def translate(error: psycopg.Error) -> BrokerError | None:
         return SchemaMissing(
             f"{message}: the schema is not there, or older than this code → run: pgtask migrate"
         )
+    if state == "25006":
+        return Unavailable(
+            f"{message}: pgtask must write → use a read-write transaction, on the primary"
+        )
     if is_dead(error):
         return Unavailable(f"the database cannot be reached: {_without_secrets(message)}")
     return None

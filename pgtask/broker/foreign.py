@@ -37,7 +37,8 @@ class Psycopg:
         # Not connection.execute(): the owner's row and cursor factories are for the owner's rows.
         with _translated(), psycopg.Cursor(self.connection, row_factory=_tuples()) as cursor:
             cursor.execute(statement.text, statement.params)
-            return statement.parse(cursor.fetchall() if cursor.description else [])
+            # Without a look at cursor.description, which in pipeline mode is not there yet.
+            return statement.parse(cursor.fetchall())
 
     def place(self) -> Hashable:
         """What leads to the same database for as long as it is equal."""
@@ -59,7 +60,7 @@ class AsyncPsycopg:
         with _translated():
             async with psycopg.AsyncCursor(self.connection, row_factory=_tuples()) as cursor:
                 await cursor.execute(statement.text, statement.params)
-                return statement.parse(await cursor.fetchall() if cursor.description else [])
+                return statement.parse(await cursor.fetchall())
 
     async def place(self) -> Hashable:
         return _psycopg_place(self.connection)

@@ -10,6 +10,7 @@ from weakref import WeakSet
 import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed, PoolTimeout
 
+from pgtask.broker import migrate
 from pgtask.broker.faults import translate
 from pgtask.broker.statement import Statement
 from pgtask.errors import Unavailable
@@ -96,15 +97,20 @@ class Broker:
     def _open(self) -> None:
         if self._pool.closed:
             # A wrong password or host is said at once; the pool would try on until its time-out.
-            with translating():
-                psycopg.connect(self._dsn, **connect_arguments("pgtask:client")).close()
+            # And code that a migration has declared too old must not begin.
+            arguments = connect_arguments("pgtask:client")
+            with translating(), psycopg.connect(self._dsn, **arguments) as probe:
+                migrate.check(probe)
         self._pool.open()
 
     def _why(self, error: Exception) -> str:
         # The pool hides why it has no connection; ask once, directly.
         try:
             with psycopg.connect(self._dsn, **connect_arguments("pgtask:client")):
-                return f"no connection within {self._timeout:g} s: {error}"
+                return (
+                    f"no connection within {self._timeout:g} s, though the server answers: all of"
+                    f" this process's are in use ({error})"
+                )
         except psycopg.Error as reason:
             return str(translate(reason) or reason)
 
@@ -170,10 +176,10 @@ class AsyncBroker:
     async def _open(self) -> None:
         if self._pool.closed:
             with translating():
-                probe = await psycopg.AsyncConnection.connect(
+                async with await psycopg.AsyncConnection.connect(
                     self._dsn, **connect_arguments("pgtask:client")
-                )
-                await probe.close()
+                ) as probe:
+                    await migrate.acheck(probe)
         await self._pool.open()
 
     async def _why(self, error: Exception) -> str:
@@ -181,7 +187,10 @@ class AsyncBroker:
             async with await psycopg.AsyncConnection.connect(
                 self._dsn, **connect_arguments("pgtask:client")
             ):
-                return f"no connection within {self._timeout:g} s: {error}"
+                return (
+                    f"no connection within {self._timeout:g} s, though the server answers: all of"
+                    f" this process's are in use ({error})"
+                )
         except psycopg.Error as reason:
             return str(translate(reason) or reason)
 
@@ -191,6 +200,8 @@ def translating() -> Iterator[None]:
     """Turn psycopg's errors into ours where ours says more."""
     try:
         yield
+    except (PoolTimeout, PoolClosed):
+        raise  # the broker asks why
     except psycopg.Error as error:
         if (ours := translate(error)) is not None:
             raise ours from error

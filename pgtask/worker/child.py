@@ -194,8 +194,22 @@ def reset_process() -> None:
     # A service manager may tell every process of the worker to end: the supervisor alone decides.
     # Handled, not ignored: what a task starts must not inherit it.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
+    # What a task forks is none of our children: it ends when it is told to.
+    # Held back meanwhile, so that none is lost between the fork and the change of hands.
+    told = {signal.SIGTERM, signal.SIGURG}
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, told),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, told),
+        after_in_child=_be_an_ordinary_process,
+    )
     # The terminal's Ctrl-C is for the supervisor, which decides what it means for the jobs here.
     with contextlib.suppress(PermissionError):
         os.setpgid(0, 0)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
         file.write("500")
+
+
+def _be_an_ordinary_process() -> None:
+    for number in (signal.SIGTERM, signal.SIGURG):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGURG))

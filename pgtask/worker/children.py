@@ -8,96 +8,32 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import NamedTuple
 from uuid import UUID
 
 from pgtask.broker.attempts import Claimed, Ended
-from pgtask.errors import AppNotFound, PgTaskError
-from pgtask.outcome import (
-    Cancelled,
-    Committed,
-    Failed,
-    Outcome,
-    Retried,
-    Snoozed,
-    Succeeded,
-)
-from pgtask.worker import wire
+from pgtask.errors import PgTaskError
+from pgtask.worker import verdicts, wire
+from pgtask.worker.hands import STUCK, Child, Held, Room
+from pgtask.worker.nursery import START_LIMIT, Nursery
 from pgtask.worker.pace import Pace
 from pgtask.worker.runner import NO_POLICY, read_policy
 from pgtask.worker.slot import Slot
-from pgtask.worker.zygote import (
-    FORK,
-    Broken,
-    Died,
-    Forked,
-    Loaded,
-    TaskInfo,
-    decode_announcement,
-)
+from pgtask.worker.zygote import Died, Forked, TaskInfo
 
 log = logging.getLogger("pgtask.worker")
 
 TICK = 0.05  # s between two looks at time limits and at jobs stuck behind a long one
-STUCK = 0.05  # s a job may run before those behind it in the same child are taken back
 PATIENCE = 0.5  # s all children may be busy with one job each before waiting jobs are given back
-START_LIMIT = 60.0  # s for a child to shake hands, and for the app to import
 MAX_RESPAWN_PAUSE = 30.0
 MAX_STILLBORN = 5  # children in a row that ended without a handshake: the start-up is broken
 
 
 class StartFailed(PgTaskError):
     """Children cannot be started: their start-up always fails."""
-
-
-@dataclass(slots=True)
-class Held:
-    """One attempt in a child's hands."""
-
-    job: Claimed
-    place: int
-    timeout: float | None
-    at_most_once: bool
-    cost: float
-    sent_at: float
-
-
-class Room(NamedTuple):
-    """How many more jobs of one kind of task may be claimed, beside those in hand."""
-
-    is_async: bool
-    free: int
-    held: int
-    tasks: list[str]
-
-
-@dataclass(slots=True)
-class Child:
-    """One child process as its supervisor sees it."""
-
-    number: int
-    is_async: bool
-    connection: socket.socket
-    slot: Slot
-    pid: int | None = None
-    ready: bool = False
-    held: dict[int, Held] = field(default_factory=dict)
-    next_place: int = 1
-    unsent: bytearray = field(default_factory=bytearray)
-    frames: wire.FrameBuffer = field(default_factory=wire.FrameBuffer)
-    born: float = field(default_factory=time.monotonic)
-    hung_up: bool = False  # its end of the pipe is closed
-    killed: str | None = None  # why the supervisor killed it
-    culprits: set[int] = field(default_factory=set)
-    taking: tuple[int, int, float] | None = None  # first place, end, when asked
-    expected: float = 0.0  # seconds of work it holds, by what is known of its tasks
-    closing: bool = False
 
 
 class Children:
@@ -117,10 +53,7 @@ class Children:
         async_concurrency: int,
         finished: Callable[[list[Ended], list[str]], None],
     ) -> None:
-        self._spec = spec
-        self._worker = worker
-        self._dsn = dsn
-        self._log = log
+        self._nursery = Nursery(spec=spec, worker=worker, dsn=dsn, log=log, heard=self._hear)
         self._concurrency = concurrency
         self._async_concurrency = async_concurrency
         self._finished = finished
@@ -129,13 +62,10 @@ class Children:
         self._by_kind: dict[bool, list[str]] = {False: [], True: []}
         self._children: dict[int, Child] = {}
         self._by_pid: dict[int, Child] = {}
-        self._zygote: asyncio.subprocess.Process | None = None
-        self._control: socket.socket | None = None
         self._numbers = 0
         self._stillborn = 0
         self._pace = Pace()
         self._returned: deque[Claimed] = deque()
-        self._zygote_is_dead = False
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pauses: set[asyncio.TimerHandle] = set()
         self._stopping = False
@@ -167,7 +97,7 @@ class Children:
             finished=finished,
         )
         try:
-            await children._start_zygote()
+            await children._start()
             async with asyncio.TaskGroup() as group:
                 ticking = group.create_task(children._tick())
                 try:
@@ -183,6 +113,11 @@ class Children:
     def in_flight(self) -> int:
         """How many attempts the children hold."""
         return sum(len(child.held) for child in self._children.values()) + len(self._returned)
+
+    @property
+    def kinds(self) -> int:
+        """How many kinds of task there are: sync, async, or both."""
+        return sum(bool(tasks) for tasks in self._by_kind.values())
 
     def holds(self) -> set[tuple[int, int]]:
         """Return (job id, epoch) of every attempt in the children's hands."""
@@ -202,7 +137,7 @@ class Children:
             free[self.tasks[job.task].is_async] -= 1
         for child in self._children.values():
             held[child.is_async] += len(child.held)
-            if not child.ready or child.killed or child.closing:
+            if not child.ready or child.killed:
                 continue
             free[child.is_async] += (
                 self._async_concurrency - len(child.held)
@@ -265,7 +200,7 @@ class Children:
             (
                 c
                 for c in self._children.values()
-                if not c.is_async and c.ready and not c.killed and not _is_stuck(c)
+                if not c.is_async and c.ready and not c.killed and not c.is_stuck
             ),
             key=lambda c: c.expected,
         )
@@ -297,7 +232,7 @@ class Children:
     def _sync_child_for(self, job: Claimed, able: list[Child]) -> Child | None:
         cost = self._pace.of(job.task)
         best = min(able, key=lambda c: c.expected if c.held else -1.0)
-        if best.taking is not None or best.closing:
+        if best.taking is not None:
             return next((c for c in able if not c.held and c.taking is None), None)
         if not best.held or self._pace.fits(best.expected, cost):
             return best
@@ -367,7 +302,7 @@ class Children:
             # The process may live a moment longer; its end is told by the zygote, if there is one.
             asyncio.get_running_loop().remove_reader(child.connection)
             child.hung_up = True
-            if self._zygote_is_dead:
+            if self._nursery.is_dead:
                 self._bury(child, signal.SIGKILL)
             return
         for frame in child.frames.feed(data):
@@ -395,7 +330,7 @@ class Children:
             if not child.is_async:
                 self._pace.note(held.job.task, report.seconds)
             tasks.append(held.job.task)
-            ended.append(_ended(report.id, report.epoch, report.outcome))
+            ended.append(verdicts.of_report(report.id, report.epoch, report.outcome))
         if not child.held:
             child.expected = 0.0
         if ended:
@@ -508,68 +443,18 @@ class Children:
 
     # Life and death ----------------------------------------------------------------------------
 
-    async def _start_zygote(self) -> None:
-        ours, theirs = socket.socketpair()
-        ours.settimeout(0)
-        self._control = ours
-        with theirs:
-            self._zygote = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "pgtask.worker.zygote",
-                str(theirs.fileno()),
-                self._spec,
-                str(self._worker),
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-                stdin=asyncio.subprocess.DEVNULL,
-                env={
-                    **os.environ,
-                    "PGTASK_DSN": self._dsn,
-                    "PGTASK_LOG_LEVEL": self._log[0],
-                    "PGTASK_LOG_FORMAT": self._log[1],
-                },
-            )
-        loop = asyncio.get_running_loop()
-        frames = wire.FrameBuffer()
-        try:
-            async with asyncio.timeout(START_LIMIT):
-                announcements: list[object] = []
-                while not announcements:
-                    data = await loop.sock_recv(ours, 1_048_576)
-                    if not data:
-                        raise AppNotFound(
-                            f"importing {self._spec!r} ended the process; run it alone to see why"
-                        )
-                    announcements = [decode_announcement(frame) for frame in frames.feed(data)]
-        except TimeoutError as error:
-            raise AppNotFound(
-                f"importing {self._spec!r} took over {START_LIMIT:g} s; does it connect somewhere?"
-            ) from error
-        loaded = announcements[0]
-        if isinstance(loaded, Broken):
-            broken = AppNotFound(loaded.message)
-            broken.add_note(loaded.traceback)
-            raise broken
-        assert isinstance(loaded, Loaded)
+    async def _start(self) -> None:
+        loaded = await self._nursery.start()
         self.tasks = {task.name: task for task in loaded.tasks}
         for task in loaded.tasks:
             self._by_kind[task.is_async].append(task.name)
-        if loaded.threads:
-            log.warning(
-                "importing %s started threads (%s): children are spawned, not forked",
-                self._spec,
-                ", ".join(loaded.threads),
-            )
-        loop.add_reader(ours, self._hear, ours, frames)
-        if any(not task.is_async for task in loaded.tasks) or not loaded.tasks:
+        if self._by_kind[False] or not loaded.tasks:
             for _ in range(self._concurrency):
                 self._fork(is_async=False)
-        if any(task.is_async for task in loaded.tasks):
+        if self._by_kind[True]:
             self._fork(is_async=True)
 
     def _fork(self, *, is_async: bool) -> None:
-        assert self._control is not None
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -578,23 +463,11 @@ class Children:
         child = Child(self._numbers, is_async, ours, Slot.create())
         self._children[child.number] = child
         with theirs:
-            socket.send_fds(
-                self._control,
-                [FORK.pack(child.number, is_async)],
-                [theirs.fileno(), child.slot.descriptor],
-            )
+            self._nursery.fork(child, theirs)
         asyncio.get_running_loop().add_reader(ours, self._receive, child)
 
-    def _hear(self, control: socket.socket, frames: wire.FrameBuffer) -> None:
-        try:
-            data = control.recv(65_536)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            asyncio.get_running_loop().remove_reader(control)
-            self._zygote_is_dead = True
+    def _hear(self, announcement: Forked | Died | None) -> None:
+        if announcement is None:
             if not self._failure.done():
                 self._failure.set_exception(
                     StartFailed("the zygote, which starts the children, ended; was it killed?")
@@ -603,20 +476,15 @@ class Children:
                 self._kill(orphan, "shutdown")
                 if orphan.hung_up or orphan.pid is None:
                     self._bury(orphan, signal.SIGKILL)
-            return
-        for frame in frames.feed(data):
-            announcement = decode_announcement(frame)
-            if isinstance(announcement, Forked):
-                child = self._children.get(announcement.number)
-                if child is not None:
-                    child.pid = announcement.pid
-                    self._by_pid[announcement.pid] = child
-                    if child.killed:
-                        self._kill(child, child.killed)
-            elif isinstance(announcement, Died):
-                child = self._by_pid.pop(announcement.pid, None)
-                if child is not None:
-                    self._bury(child, announcement.status)
+        elif isinstance(announcement, Forked):
+            child = self._children.get(announcement.number)
+            if child is not None:
+                child.pid = announcement.pid
+                self._by_pid[announcement.pid] = child
+                if child.killed:
+                    self._kill(child, child.killed)
+        elif (child := self._by_pid.pop(announcement.pid, None)) is not None:
+            self._bury(child, announcement.status)
 
     def _kill(self, child: Child, why: str) -> None:
         child.killed = why
@@ -632,7 +500,9 @@ class Children:
                 for frame in child.frames.feed(data):
                     if wire.kind_of(frame) == wire.OUTCOMES:
                         self._collect(child, wire.decode_reports(frame)[1])
-        running, begun = child.slot.running(), child.slot.begun()
+        how = verdicts.description(child, status)
+        ended = verdicts.of_death(child, status)
+        tasks = [held.job.task for held in child.held.values()]
         loop = asyncio.get_running_loop()
         loop.remove_reader(child.connection)
         loop.remove_writer(child.connection)
@@ -642,28 +512,6 @@ class Children:
         if child.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
-
-        how = _how(status, killed=child.killed is not None)
-        # Between two jobs it is the last one, whose outcome never came; between two steps of an
-        # event loop nobody knows, and a job that always does this must not go on for ever.
-        suspect = running.place if running is not None else None if child.is_async else begun
-        ended: list[Ended] = []
-        tasks: list[str] = []
-        for held in child.held.values():
-            job = held.job
-            tasks.append(job.task)
-            if job.id in child.culprits and child.killed == "cancelled":
-                ended.append(Ended(job.id, job.epoch, "cancelled"))
-            elif job.id in child.culprits:
-                message = f"timeout of {held.timeout:g} s passed; the child was killed"
-                ended.append(_died(job, "timeout", "HardTimeLimit", message))
-            elif child.killed is None and suspect in (held.place, None):
-                ended.append(_died(job, "crashed", "ChildCrashed", f"the child {how}"))
-            elif held.at_most_once and (child.is_async or held.place <= begun):
-                message = f"the child {how} ({child.killed or 'beside another job'})"
-                ended.append(_died(job, "crashed", "ChildCrashed", message))
-            else:
-                ended.append(Ended(job.id, job.epoch, "released"))
         child.held.clear()
         if ended:
             self._finished(ended, tasks)
@@ -700,54 +548,4 @@ class Children:
                 while self._children:
                     self.changed.clear()
                     await self.changed.wait()
-        if self._control is not None:
-            asyncio.get_running_loop().remove_reader(self._control)
-            self._control.close()
-        if self._zygote is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(2.0):
-                    await self._zygote.wait()
-            if self._zygote.returncode is None:
-                self._zygote.kill()
-                await self._zygote.wait()
-
-
-def _is_stuck(child: Child) -> bool:
-    running = child.slot.running() if child.held else None
-    return running is not None and running.seconds > STUCK
-
-
-def _ended(job_id: int, epoch: int, outcome: Outcome) -> Ended:
-    match outcome:
-        case Succeeded(result=result):
-            return Ended(job_id, epoch, "succeeded", result)
-        case Failed(failure=failure, reason=reason):
-            return Ended(job_id, epoch, "failed", None, None, reason, *_texts(failure))
-        case Retried(failure=failure, delay=delay):
-            return Ended(job_id, epoch, "retried", None, delay, None, *_texts(failure))
-        case Snoozed(seconds=seconds):
-            return Ended(job_id, epoch, "snoozed", None, seconds)
-        case Cancelled():
-            return Ended(job_id, epoch, "cancelled")
-        case Committed():
-            return Ended(job_id, epoch, "committed")
-
-
-def _texts(failure: object) -> tuple[str | None, str | None, str | None]:
-    if failure is None:
-        return None, None, None
-    return failure.type, failure.message, failure.traceback  # type: ignore[attr-defined]
-
-
-def _died(job: Claimed, verdict: str, kind: str, message: str) -> Ended:
-    return Ended(job.id, job.epoch, verdict, None, None, None, kind, message, None)
-
-
-def _how(status: int, *, killed: bool) -> str:
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        name = signal.Signals(number).name
-        if number == signal.SIGKILL and not killed:
-            return f"was killed by {name} (out of memory?)"
-        return f"was killed by {name}"
-    return f"exited with status {os.waitstatus_to_exitcode(status)}"
+        await self._nursery.close()

@@ -13,8 +13,9 @@ from pgtask.broker import attempts, queues
 from pgtask.broker.attempts import Claimed, Ended
 from pgtask.broker.link import Link, WakeUps, pause_after
 from pgtask.errors import Unavailable
-from pgtask.worker.children import Children, Room
+from pgtask.worker.children import Children
 from pgtask.worker.completer import Completer
+from pgtask.worker.hands import Room
 from pgtask.worker.windows import Windows
 
 log = logging.getLogger("pgtask.worker")
@@ -102,7 +103,7 @@ class Claimer:
         more, found = await self._claim_for(rooms)
         if more:
             await self._good_room(more)
-        elif drain and over and not found:
+        elif drain and over and not found and len(rooms) == self._children.kinds:
             known = len(self._queues)
             await self._look_for_queues()
             return len(self._queues) == known

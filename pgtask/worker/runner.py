@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -13,7 +14,14 @@ import msgspec
 
 from pgtask.codec import encode_result
 from pgtask.current import JobContext, running
-from pgtask.errors import Reject, Retry, Snooze, SoftTimeLimitExceeded
+from pgtask.errors import (
+    NoTaskConnection,
+    Reject,
+    Retry,
+    Snooze,
+    SoftTimeLimitExceeded,
+    TransactionEnded,
+)
 from pgtask.job import Attempt
 from pgtask.outcome import (
     Cancelled,
@@ -31,6 +39,9 @@ if TYPE_CHECKING:
     from pgtask.broker.transaction import AsyncTaskConnections, TaskConnection
     from pgtask.task import Task
     from pgtask.worker.wire import Job
+
+
+log = logging.getLogger("pgtask.worker")
 
 
 class Policy(msgspec.Struct):
@@ -160,8 +171,14 @@ class Runner:
     ) -> Outcome:
         if isinstance(error, Snooze):
             return Snoozed(error.seconds)
+        if isinstance(error, NoTaskConnection):
+            log.warning("job %d (%s) waits a second: %s", job.id, job.task, error)
+            return Snoozed(1.0)
+        if isinstance(error, _Unstorable) and error.__cause__ is not None:
+            return Failed(Failure.of(error.__cause__))
         failure = Failure.of(error)
-        if isinstance(error, (Reject, _Unstorable)):
+        # A retry would end the transaction, and with it commit half of its work, once more.
+        if isinstance(error, (Reject, TransactionEnded)):
             return Failed(failure)
         if isinstance(error, Retry):
             if job.attempt < job.max_attempts:

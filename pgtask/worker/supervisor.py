@@ -188,7 +188,8 @@ class _Supervisor:
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+        # HUP: the terminal was closed.
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
         for number in numbers:
             loop.add_signal_handler(number, self._on_signal, number)
         faulthandler.register(signal.SIGUSR1)

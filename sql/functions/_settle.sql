@@ -52,7 +52,7 @@ begin
            case when j.fate = 'succeeded' and coalesce(length(j.result), 0) <= 2000 then j.result::json end,
            case when j.fate = 'failed' then left(coalesce(j.type || ': ' || j.message, j.message, j.why), 1000) end
     from judged j
-    where j.fate in ('succeeded', 'failed', 'cancelled') and (j.keep = 'a' or j.keep = 'f' and j.fate = 'failed')
+    where j.fate in ('succeeded', 'failed', 'cancelled') and (j.keep = 'a' or j.keep = 'f' and j.fate <> 'succeeded')
   ),
   stored as (
     insert into pgtask.payload (job, result)

@@ -59,7 +59,7 @@ begin
                                args, kwargs, key, serial, policy, headers, tags, expires_at, state, reason, purge_at)
       select g.*, 'cancelled', 'cancelled',
              clock_timestamp() + (g.policy ->> 'result_ttl')::double precision * interval '1 second'
-      from gone g where g.keep = 'a'
+      from gone g where g.keep <> 'n'
     )
     select array_agg(g.id), array_agg(g.task) into v_gone, v_tasks from gone g;
     if v_gone is not null then

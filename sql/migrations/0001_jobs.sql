@@ -28,7 +28,7 @@ create table pgtask._job (
   max_attempts smallint    not null default 3,    -- all executions
   crashes      smallint    not null default 0,
   max_crashes  smallint    not null default 3,
-  keep         "char"      not null default 'a',  -- a: all outcomes go to done, f: failures, n: none
+  keep         "char"      not null default 'a',  -- a: all outcomes go to done, f: all but successes, n: none
   task         text        not null,
   queue        text        not null,              -- no foreign key, on purpose
   args         json,                              -- null: arguments are in pgtask.payload

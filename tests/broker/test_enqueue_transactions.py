@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -17,18 +16,11 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
-from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.ext.asyncio import (
-    AsyncEngine,
-    AsyncSession,
-    async_scoped_session,
-    async_sessionmaker,
-    create_async_engine,
-)
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from pgtask import (
-    AmbiguousTransaction,
     App,
     ArgumentMismatch,
     BlockingCall,
@@ -40,8 +32,8 @@ from pgtask import (
     config,
 )
 from pgtask.broker.statement import Statement, scalar
-from pgtask.contrib import sqlalchemy as contrib
 from tests.conditions import eventually
+from tests.engines import async_engine_for, engine_for
 
 app = App("transactions")
 
@@ -177,6 +169,7 @@ def alchemy_async(
                     await (target.commit() if commit else target.rollback())
 
                 yield Transaction(target, enqueue, execute, target.begin_nested, end)
+        await app.aclose()
 
     return opened
 
@@ -192,40 +185,6 @@ WAYS = {
     "sqlalchemy-asyncconnection-asyncpg": alchemy_async("asyncpg", session=False),
 }
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-
-
-class engine_for:  # noqa: N801 - used as a context manager
-    def __init__(self, dsn: str) -> None:
-        self.engine = create_engine("postgresql+psycopg://", connect_args=conninfo_to_dict(dsn))
-
-    def __enter__(self) -> Engine:
-        return self.engine
-
-    def __exit__(self, *_: object) -> None:
-        self.engine.dispose()
-
-
-@asynccontextmanager
-async def async_engine_for(driver: str, dsn: str) -> AsyncIterator[AsyncEngine]:
-    arguments: dict[str, Any] = dict(conninfo_to_dict(dsn))
-    if driver == "asyncpg":
-        arguments = {
-            name: arguments[known]
-            for known, name in (
-                ("host", "host"),
-                ("port", "port"),
-                ("user", "user"),
-                ("password", "password"),
-                ("dbname", "database"),
-            )
-            if known in arguments
-        }
-    engine = create_async_engine(f"postgresql+{driver}://", connect_args=arguments)
-    try:
-        yield engine
-    finally:
-        await engine.dispose()
-        await app.aclose()
 
 
 def stored(connection: psycopg.Connection[Any]) -> list[Any]:
@@ -543,159 +502,47 @@ async def _close_after(number: int) -> None:
     await app.aclose()
 
 
-@pytest.fixture
-def sessions(dsn: str) -> Iterator[sessionmaker[Session]]:
-    with engine_for(dsn) as engine:
-        made = sessionmaker(engine)
-        contrib.install(made)
-        yield made
+def test_a_connection_in_pipeline_mode_enqueues_as_any_other(dsn: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        with connection.pipeline():
+            first = note.using(connection).delay(1)
+            second = note.using(connection).delay(2)
+        connection.commit()
+
+    assert first.state == second.state == "ready"
 
 
-def test_a_call_joins_the_session_that_is_open(
-    sessions: sessionmaker[Session], connection: psycopg.Connection[Any]
-) -> None:
-    with sessions.begin():
-        note.delay(1)
-        before = stored(connection)
-    with suppress(RolledBack), sessions.begin() as session:
-        session.execute(text("select 1"))
-        note.delay(2)
-        raise RolledBack
-    note.delay(3)
+def test_a_read_only_transaction_says_so(dsn: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        connection.read_only = True
 
-    assert before == []
-    assert stored(connection) == [[1], [3]]
+        with pytest.raises(BrokerError, match="read-write transaction"):
+            note.using(connection).delay(1)
 
 
-def test_a_nested_savepoint_takes_its_jobs_along(
-    sessions: sessionmaker[Session], connection: psycopg.Connection[Any]
-) -> None:
-    with sessions.begin() as session:
-        note.delay(1)
-        savepoint = session.begin_nested()
-        note.delay(2)
-        savepoint.rollback()
-        note.delay(3)
-
-    assert stored(connection) == [[1], [3]]
-
-
-def test_a_session_is_joined_again_after_its_commit(
-    sessions: sessionmaker[Session], connection: psycopg.Connection[Any]
-) -> None:
-    with sessions() as session:
-        session.execute(text("select 1"))
-        note.delay(1)
-        session.commit()
-        note.delay(2)
-        between = stored(connection)
-        session.execute(text("select 1"))
-        note.delay(3)
-        session.rollback()
-
-    assert between == [[1], [2]]
-    assert stored(connection) == [[1], [2]]
-
-
-def test_two_open_sessions_are_ambiguous_until_one_is_named(
-    sessions: sessionmaker[Session], connection: psycopg.Connection[Any]
-) -> None:
-    with sessions.begin() as first, sessions.begin() as second:
-        with pytest.raises(AmbiguousTransaction, match=r"2 transactions are open here: .*Session"):
-            note.delay(1)
-        note.using(first).delay(2)
-        with app.using(second):
-            note.delay(3)
-        second.rollback()
-
-    assert stored(connection) == [[2]]
-
-
-def test_another_threads_session_is_not_joined(
-    sessions: sessionmaker[Session], connection: psycopg.Connection[Any]
-) -> None:
-    with sessions.begin() as session:
-        session.execute(text("select 1"))
-        other = threading.Thread(target=note.delay, args=(1,))
-        other.start()
-        other.join()
-        seen = stored(connection)
-        note.delay(2)
-
-    assert seen == [[1]]
-    assert stored(connection) == [[1], [2]]
-
-
-def test_scoped_sessions_are_joined(dsn: str, connection: psycopg.Connection[Any]) -> None:
-    with engine_for(dsn) as engine:
-        scoped = scoped_session(sessionmaker(engine))
-        contrib.install(scoped)
-        with scoped.begin():
-            note.delay(1)
-            note.using(scoped).delay(2)
-            assert stored(connection) == []
-        scoped.remove()
-
-    assert stored(connection) == [[1], [2]]
-
-
-@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-@pytest.mark.asyncio
-async def test_an_async_session_is_joined_before_its_first_statement(
-    driver: str, dsn: str, connection: psycopg.Connection[Any]
-) -> None:
-    async with async_engine_for(driver, dsn) as engine:
-        made = async_sessionmaker(engine)
-        contrib.install(made)
-
-        async with made.begin() as session:
-            await note.adelay(1)
-            before = stored(connection)
-            await session.run_sync(lambda inner: note.delay(2))
-        with suppress(RolledBack):
-            async with made.begin():
-                await note.adelay(3)
-                raise RolledBack
-        await note.adelay(4)
-
-    assert before == []
-    assert stored(connection) == [[1], [2], [4]]
-
-
-@pytest.mark.asyncio
-async def test_concurrent_async_sessions_do_not_meet(
+def test_a_client_that_a_migration_declared_too_old_is_refused(
     dsn: str, connection: psycopg.Connection[Any]
 ) -> None:
-    async with async_engine_for("asyncpg", dsn) as engine:
-        made = async_sessionmaker(engine)
-        contrib.install(made)
-        meeting = asyncio.Barrier(2)
-
-        async def work(number: int) -> None:
-            async with made.begin() as session:
-                await session.execute(text("select 1"))
-                await meeting.wait()
-                await note.adelay(number)
-                await meeting.wait()
-                if number == 2:
-                    await session.rollback()
-
-        await asyncio.gather(work(1), work(2))
-
-    assert stored(connection) == [[1]]
+    connection.execute(
+        "insert into pgtask.migration (number, name, checksum, oldest_release)"
+        " values (9999, 'later', '', '99.0.0')"
+    )
+    try:
+        with pytest.raises(BrokerError, match="99"):
+            note.delay(1)
+    finally:
+        connection.execute("delete from pgtask.migration where number = 9999")
+    assert connection.execute("select count(*) from pgtask.jobs").fetchone() == (0,)
 
 
-@pytest.mark.asyncio
-async def test_a_blocking_call_beside_an_async_session_names_its_twin(dsn: str) -> None:
-    async with async_engine_for("psycopg", dsn) as engine:
-        scoped = async_scoped_session(async_sessionmaker(engine), scopefunc=asyncio.current_task)
-        contrib.install(scoped)
-        async with scoped.begin():
-            with pytest.raises(BlockingCall, match=r"asynchronous .*AsyncSession.*adelay"):
-                note.delay(1)
-        await scoped.remove()
+def test_an_exhausted_pool_is_not_called_unreachable(dsn: str) -> None:
+    from pgtask.broker.pool import Broker
+    from pgtask.errors import Unavailable
 
-
-def test_install_takes_session_factories_only() -> None:
-    with pytest.raises(TypeError, match=r"install\(\) takes a sessionmaker"):
-        contrib.install(object())  # type: ignore[arg-type]  # the point
+    broker = Broker(dsn, pool_max=1, timeout=0.3)
+    try:
+        broker.run(Statement("select 1", {}, scalar))
+        with broker._pool.connection(), pytest.raises(Unavailable, match="the server answers"):
+            broker.run(Statement("select 1", {}, scalar))
+    finally:
+        broker.close()

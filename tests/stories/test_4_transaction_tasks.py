@@ -7,6 +7,9 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from pgtask.errors import JobFailed
 from tests import shop
 from tests.conditions import eventually
 from tests.standing import Connection, end_of, lines, outcomes, standing, unfinished
@@ -139,3 +142,42 @@ def test_with_on_crash_fail_a_job_whose_child_the_worker_killed_does_not_run_aga
 
     end = end_of(connection, begun.id, timeout=1)
     assert (end.state, end.reason) == ("failed", "crashed")
+
+
+@pytest.mark.parametrize("how", ["rollback", "commit"])
+def test_a_task_that_ends_its_transaction_by_itself_is_told_and_never_counted_as_success(
+    how: str, start_worker: Start, connection: Connection, effects: Effects
+) -> None:
+    start_worker("-c", "1")
+
+    with pytest.raises(JobFailed, match="ended its transaction") as raised:
+        shop.end_transaction.delay(1, how).get(timeout=10)
+
+    assert raised.value.reason == "error"
+    assert effects() == ([1] if how == "commit" else [])
+
+
+def test_what_one_task_sets_in_its_session_does_not_reach_the_next(
+    start_worker: Start, connection: Connection, effects: Effects
+) -> None:
+    start_worker("-c", "1")
+    before = shop.tell_session.delay().get(timeout=10)
+
+    shop.spoil_session.delay().get(timeout=10)
+
+    assert shop.tell_session.delay().get(timeout=10) == before
+    assert shop.write_row.delay(3).get(timeout=10) == 3
+
+
+def test_many_coroutines_share_few_connections(start_worker: Start) -> None:
+    start_worker("-c", "1")
+
+    counts = [job.get(timeout=30) for job in shop.async_count_connections.delay_many([()] * 60)]
+
+    assert 1 <= max(counts) <= 10
+
+
+def test_a_process_that_a_task_started_can_be_terminated(start_worker: Start) -> None:
+    start_worker("-c", "1")
+
+    assert shop.end_a_process.delay().get(timeout=20) == -15

@@ -219,3 +219,17 @@ def test_a_job_that_ends_during_an_outage_is_recorded_after_it(
         assert end_of(connection, job_id)[:4] == ("succeeded", None, 1, 1)
         assert shop.add.delay(1, 2).get(timeout=10) == 3
     assert "too late" not in worker.log
+
+
+def test_a_closed_terminal_is_a_warm_stop(
+    start_worker: Start, connection: Connection, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    worker, job_id = busy_worker(start_worker, log)
+
+    worker.signal(signal.SIGHUP)
+    eventually(lambda: "warm stop" in worker.log)
+    log.with_name("log.go").touch()
+
+    assert worker.wait(10) == 0
+    assert end_of(connection, job_id, timeout=0.1)[:3] == ("succeeded", None, 1)

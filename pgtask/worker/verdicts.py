@@ -1,0 +1,86 @@
+"""Verdicts: what a child's report, or its death, means for the attempts it held."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from pgtask.broker.attempts import Claimed, Ended
+from pgtask.outcome import (
+    Cancelled,
+    Committed,
+    Failed,
+    Failure,
+    Outcome,
+    Retried,
+    Snoozed,
+    Succeeded,
+)
+from pgtask.worker.hands import Child
+
+
+def of_report(job_id: int, epoch: int, outcome: Outcome) -> Ended:
+    """Return what the child said, in the words of pgtask.finish."""
+    match outcome:
+        case Succeeded(result=result):
+            return Ended(job_id, epoch, "succeeded", result)
+        case Failed(failure=failure, reason=reason):
+            return Ended(job_id, epoch, "failed", None, None, reason, *_texts(failure))
+        case Retried(failure=failure, delay=delay):
+            return Ended(job_id, epoch, "retried", None, delay, None, *_texts(failure))
+        case Snoozed(seconds=seconds):
+            return Ended(job_id, epoch, "snoozed", None, seconds)
+        case Cancelled():
+            return Ended(job_id, epoch, "cancelled")
+        case Committed():
+            return Ended(job_id, epoch, "committed")
+
+
+def of_death(child: Child, status: int) -> list[Ended]:
+    """Return what becomes of each attempt a dead child held; `status` as from waitpid.
+
+    The culprit's is timed out, cancelled or crashed; its neighbours are released, not counted,
+    unless they must not begin twice.
+    """
+    how = description(child, status)
+    running, begun = child.slot.running(), child.slot.begun()
+    # Between two jobs it is the last one, whose outcome never came; between two steps of an event
+    # loop nobody knows, and a job that always does this must not go on for ever.
+    suspect = running.place if running is not None else None if child.is_async else begun
+    ended: list[Ended] = []
+    for held in child.held.values():
+        job = held.job
+        if job.id in child.culprits and child.killed == "cancelled":
+            ended.append(Ended(job.id, job.epoch, "cancelled"))
+        elif job.id in child.culprits:
+            message = f"timeout of {held.timeout:g} s passed; the child was killed"
+            ended.append(_died(job, "timeout", "HardTimeLimit", message))
+        elif child.killed is None and suspect in (held.place, None):
+            ended.append(_died(job, "crashed", "ChildCrashed", f"the child {how}"))
+        elif held.at_most_once and (child.is_async or held.place <= begun):
+            message = f"the child {how} ({child.killed or 'beside another job'})"
+            ended.append(_died(job, "crashed", "ChildCrashed", message))
+        else:
+            ended.append(Ended(job.id, job.epoch, "released"))
+    return ended
+
+
+def description(child: Child, status: int) -> str:
+    """Say how the child ended."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        name = signal.Signals(number).name
+        if number == signal.SIGKILL and child.killed is None:
+            return f"was killed by {name} (out of memory?)"
+        return f"was killed by {name}"
+    return f"exited with status {os.waitstatus_to_exitcode(status)}"
+
+
+def _texts(failure: Failure | None) -> tuple[str | None, str | None, str | None]:
+    if failure is None:
+        return None, None, None
+    return failure.type, failure.message, failure.traceback
+
+
+def _died(job: Claimed, verdict: str, kind: str, message: str) -> Ended:
+    return Ended(job.id, job.epoch, verdict, None, None, None, kind, message, None)
