@@ -26,6 +26,7 @@ LEASE = 6 * BEAT  # silence after which a worker is taken for dead; not tunable 
 UPKEEP = 5.0  # s for one statement of maintenance: the next heartbeat waits behind it
 LONGEST_NAP = 0.5  # s between two looks for due jobs
 MAINTENANCE = 3600.0
+SWEEP = 5.0
 PURGE = 60.0
 PURGE_PAGE = 1000
 
@@ -153,8 +154,9 @@ class Pulse:
         return 0.1 if purged >= PURGE_PAGE else PURGE
 
     async def _maintain(self) -> float:
-        await self._link.run(attempts.maintain(self._retention), deadline=UPKEEP)
-        return MAINTENANCE
+        changed = await self._link.run(attempts.maintain(self._retention), deadline=UPKEEP)
+        # A day is detached by one call, and cleaned up after and dropped by the next.
+        return SWEEP if changed else MAINTENANCE
 
 
 def _take_off(tally: Counter[tuple[str, str]], counted: Mapping[tuple[str, str], int]) -> None:

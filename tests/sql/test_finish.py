@@ -96,7 +96,7 @@ def test_keep_says_what_is_left(engine: Engine, keep: str, verdict: str | None) 
     (job,) = engine.claim(worker)
     assert engine.finish(worker, [job], *([verdict] if verdict else []), results=[LARGE]) == {}
 
-    kept = keep == "all" or (keep == "failures" and verdict == "failed")
+    kept = keep == "all" or (keep == "failures" and verdict in ("failed", "cancelled"))
     assert engine.where(job_id) == (["done"] if kept else [])
     assert engine.count("payload") == (1 if kept else 0)
     assert engine.count("attempt_error") == (2 + (verdict == "failed") if kept else 0)
