@@ -48,9 +48,9 @@ def install(
     task, or one it came from, has entered with `with` and not closed, or whose transaction it began
     or sent a statement in. Joining begins a session that has not begun, as its own statement would.
 
-    Of sessions that are used without `with`, such as a scoped_session's, only those that have begun
-    are joined; so are those that a framework enters in another thread. Two at once raise
-    AmbiguousTransaction at the call. Raises TypeError for other objects.
+    A session used without `with`, as a scoped_session's are, or entered by a framework in another
+    thread, is joined only once it has begun here. Two at once raise AmbiguousTransaction at the
+    call. Raises TypeError for other objects.
     """
     join_transactions_of(_open_sessions)
     kind = _class_of(sessions)
