@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +20,7 @@ from pgtask.errors import (
     DefinitionError,
     PayloadTooLarge,
 )
-from pgtask.lossless import MAX_DEPTH, Fault, difference, unfit
+from pgtask.lossless import MAX_DEPTH, Fault, difference, shown, unfit
 from pgtask.parameters import Parameters, UnresolvedAnnotation
 
 MAX_PAYLOAD = 1_048_576
@@ -203,12 +203,17 @@ class CallCodec:
                 f"{self.task}(): the arguments are an array and an object of JSON: {error}"
             ) from error
         bound = self.bind(given, named)
+        text = _encoder.encode(bound.arguments)
         try:
-            values = self._named.decode(_encoder.encode(bound.arguments))  # type: ignore[union-attr]  # built by decode()
+            values = self._named.decode(text)  # type: ignore[union-attr]  # built by decode()
         except msgspec.ValidationError as error:
             match = _place.match(str(error))
             assert match is not None
-            what = f"{match['what']} (a key)" if match["key"] else match["what"]
+            what = match["what"].replace("Expected", "expected", 1)
+            if match["key"]:
+                what += " (a key)"
+            else:
+                what += _culprit(what, match["path"], text)
             raise ArgumentInvalid(f"{self.task}(): argument {match['path']!r}: {what}") from error
         except (msgspec.DecodeError, RecursionError) as error:
             raise ArgumentInvalid(f"{self.task}(): {error}") from error
@@ -281,6 +286,44 @@ class CallCodec:
         )
 
 
+def _culprit(what: str, path: str, text: bytes) -> str:
+    """The value at the path in the JSON, in brackets, where its type is what was wrong."""
+    got = re.search(r"got `(\w+)`$", what)
+    kinds = _KINDS.get(got[1]) if got else None
+    if kinds is None:
+        return ""
+    steps = re.findall(r"\[(\d+|\.\.\.)\]|([^.\[\]]+)", path)
+    # A path does not say which key of a dict it was: all of the wrong type there are wrong.
+    found = (v for v in _reached(msgspec.json.decode(text), steps) if type(v) in kinds)
+    return next((f" ({shown(value)})" for value in found), "")
+
+
+def _reached(value: Any, steps: Sequence[tuple[str, str]]) -> Iterator[Any]:
+    if not steps:
+        yield value
+        return
+    (index, name), *rest = steps
+    inside: Iterable[Any] = ()
+    if name:
+        inside = (value[name],) if isinstance(value, dict) and name in value else ()
+    elif index == "...":
+        inside = value.values() if isinstance(value, dict) else ()
+    elif isinstance(value, list) and int(index) < len(value):
+        inside = (value[int(index)],)
+    for item in inside:
+        yield from _reached(item, rest)
+
+
+# What msgspec calls a JSON value, and what it is in Python.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "null": (type(None),),
+    "bool": (bool,),
+    "int": (int,),
+    "float": (float,),
+    "str": (str,),
+    "array": (list,),
+    "object": (dict,),
+}
 _positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 

@@ -42,9 +42,13 @@ _GUESSES = {
     "poll_interval": "poll",
     "loglevel": "log_level",
 }
-# More than a typing slip away from a setting's name is somebody else's variable: Kubernetes, for
-# one, sets PGTASK_PORT and PGTASK_SERVICE_HOST in every pod beside a service called pgtask.
-_LOOKS_LIKE_OURS = 0.75
+# Kubernetes sets these in every pod beside a service called pgtask, or pgtask-something.
+_OF_KUBERNETES = re.compile(
+    r"PGTASK_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
+)
+# More than a typing slip away from a setting's name is somebody else's variable. Two letters
+# swapped in a name of three (DNS) are 0.67.
+_LOOKS_LIKE_OURS = 0.66
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +128,22 @@ def parse_duration(text: str) -> float:
 def redact(dsn: str) -> str:
     """The DSN with every password in it replaced by ***."""
     # Greedy up to the last "@": an unescaped "@" or "/" in a password must not let its rest show.
-    dsn = re.sub(r"(://[^:/@?]*):.*@", r"\1:***@", dsn, flags=re.DOTALL)
+    return _without_words(re.sub(r"(://[^:/@?]*):.*@", r"\1:***@", dsn, flags=re.DOTALL))
+
+
+def redact_text(text: str) -> str:
+    """The text with the passwords of the DSNs in it replaced by ***.
+
+    A URL ends at the first blank here: what stands behind it is the text's own.
+    """
+    return _without_words(re.sub(r"(://[^:/@?\s]*):\S*@", r"\1:***@", text))
+
+
+def _without_words(text: str) -> str:
     return re.sub(
         r"\b((?:ssl)?password|oauth_client_secret)(\s*=\s*)('(?:[^'\\]|\\.)*'?|[^\s&]+)",
         r"\1\2***",
-        dsn,
+        text,
         flags=re.IGNORECASE,
     )
 
@@ -176,6 +191,8 @@ def _from_environment(environ: Mapping[str, str]) -> _Layer:
     layer: _Layer = {}
     for variable, value in environ.items():
         if not variable.startswith("PGTASK_") or _NOT_SETTINGS.fullmatch(variable):
+            continue
+        if _OF_KUBERNETES.fullmatch(variable):
             continue
         name = variable.removeprefix("PGTASK_").lower()
         if name not in SETTINGS:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
+from typing import NoReturn
 
 from pgtask.app import App, default_app
 from pgtask.errors import AppNotFound
 
 USUAL = ("app", "tasks")
+_OURS = f"{Path(__file__).parent}/"
 
 
 def find_spec(spec: str | None, directory: Path) -> str | None:
@@ -37,8 +43,11 @@ def load_app(spec: str | None, directory: Path) -> App:
     module = _import(name, found, directory)
     app = _attribute(module, attribute, found) if colon else _only(module, found)
     try:
-        app.load()
-    except (Exception, SystemExit) as error:
+        with _ctrl_c_apart():
+            app.load()
+    except _Pressed:
+        raise
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         raise _broken(f"one of {list(app.imports)}", error) from error
     return app
 
@@ -60,7 +69,10 @@ def _import(name: str, spec: str, directory: Path) -> ModuleType:
     if sys.path[:1] != [str(directory)]:
         sys.path.insert(0, str(directory))
     try:
-        return importlib.import_module(name)
+        with _ctrl_c_apart():
+            return importlib.import_module(name)
+    except _Pressed:
+        raise
     except ModuleNotFoundError as error:
         if error.name is not None and (name + ".").startswith(error.name + "."):
             raise AppNotFound(
@@ -68,26 +80,50 @@ def _import(name: str, spec: str, directory: Path) -> ModuleType:
                 "sys.path → check -A and the directory"
             ) from error
         raise _broken(repr(name), error) from error
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         raise _broken(repr(name), error) from error
 
 
+class _Pressed(KeyboardInterrupt):
+    """Somebody pressed Ctrl-C; a module that raises KeyboardInterrupt itself is broken."""
+
+
+@contextmanager
+def _ctrl_c_apart() -> Iterator[None]:
+    """Have Ctrl-C raise _Pressed, where it would have raised KeyboardInterrupt."""
+
+    def press(number: int, frame: FrameType | None) -> NoReturn:
+        raise _Pressed
+
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    finally:
+        # The user's module may have set a handler of its own.
+        if signal.getsignal(signal.SIGINT) is press:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _broken(what: str, error: BaseException) -> AppNotFound:
-    summary = " ".join(f"{type(error).__name__}: {error}".split())
+    summary = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
     broken = AppNotFound(f"importing {what} failed: {summary} → correct the module")
     broken.add_note(_trimmed(error))
     return broken
 
 
 def _trimmed(error: BaseException) -> str:
-    """The traceback without this file's frames and the import system's."""
+    """The user's own frames: without those of pgtask and of the import system."""
     told = traceback.TracebackException.from_exception(error)
     told.stack = traceback.StackSummary.from_list(
         [
             frame
             for frame in told.stack
-            if frame.filename not in (__file__, importlib.__file__)
-            and not frame.filename.startswith("<frozen importlib")
+            if not frame.filename.startswith((_OURS, "<frozen importlib"))
+            and frame.filename != importlib.__file__
         ]
     )
     return "".join(told.format(chain=False))

@@ -19,6 +19,7 @@ import threading
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
+from urllib.parse import quote
 
 from pgtask import embedded_keeper
 from pgtask.embedded_instance import Holder, Instance, open_lock
@@ -50,6 +51,7 @@ __all__ = [
     "start_detached",
     "status",
     "stop",
+    "url",
 ]
 
 LARGEST_LOG = 5_000_000
@@ -222,6 +224,16 @@ class Server:
             holders=tuple(place.holders()),
         )
 
+    def url(self) -> str | None:
+        """The URL of role pgtask with its password, as libpq reads it; None when none runs."""
+        place = self.instance
+        if not self.status().running:
+            return None
+        secret, changed = password(place.home / "pgpass")
+        if changed:
+            query(str(place.sockets), f"ALTER ROLE pgtask PASSWORD '{secret}'")
+        return f"postgresql://pgtask:{secret}@/pgtask?host={quote(str(place.sockets))}&port={PORT}"
+
     def stop(self, *, force: bool = False) -> bool:
         """End the server, detached or not; False when none runs.
 
@@ -386,6 +398,14 @@ os.register_at_fork(after_in_child=_forget_held)
 def status(home: Path, *, durable: bool = True) -> Status:
     """What runs in `home`; starts nothing."""
     return Server(home, durable=durable).status()
+
+
+def url(home: Path, *, durable: bool = True) -> str | None:
+    """The URL of the server of `home`, password included; None when none runs. Starts nothing.
+
+    It holds no lease: unless the server is kept by start_detached(), it may stop at any time.
+    """
+    return Server(home, durable=durable).url()
 
 
 def stop(home: Path, *, durable: bool = True, force: bool = False) -> bool:

@@ -24,7 +24,7 @@ PgTaskError
     ├── NoCurrentJob(LookupError)   current_job() outside a task
     └── WouldDeadlock(RuntimeError) get() inside the transaction that made the job
 Verdict                             Retry · Snooze · Reject: raised by task code
-SoftTimeLimitExceeded               raised inside task code when its soft time is up
+SoftTimeLimitExceeded               a task's soft time is up: raised inside a def task
 """
 
 from __future__ import annotations
@@ -256,7 +256,11 @@ class Reject(Verdict):
 
 
 class SoftTimeLimitExceeded(Exception):
-    """The attempt has run for its soft_timeout; clean up and return, or let it end the attempt."""
+    """The attempt has run for its soft_timeout; clean up and return, or let it end the attempt.
+
+    Raised inside a `def` task. An `async def` task is cancelled instead: it sees
+    asyncio.CancelledError where it awaits, and its attempt ends with this unless it returns.
+    """
 
 
 def _seconds(name: str, value: float) -> float:

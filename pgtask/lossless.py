@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 MAX_DEPTH = 64
+MAX_SHOWN = 60  # characters of a value in a message
 
 
 class Fault(NamedTuple):
@@ -17,6 +19,12 @@ class Fault(NamedTuple):
 
     path: str
     message: str
+
+
+def shown(value: Any) -> str:
+    """The value's repr for a message, clipped; never raises, whatever the value's class does."""
+    text = " ".join(_repr.repr(value).split())
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
 
 def unfit(value: Any, path: str, depth: int = 0) -> Fault | None:
@@ -111,9 +119,12 @@ def _mismatch(given: Any, back: Any, path: str) -> Fault:
     if back is None:
         return Fault(path, f"`{name}` would arrive as None")
     if isinstance(given, type(back)) or wanted == name:
-        return Fault(path, f"Expected `{wanted}`, got `{type(given).__qualname__}`")
+        got = f"got `{type(given).__qualname__}` ({shown(given)})"
+        return Fault(path, f"expected `{wanted}`, {got}")
     return Fault(
-        path, f"Expected `{wanted}`, got `{name}`; annotate {name} where the task takes one"
+        path,
+        f"expected `{wanted}`, got `{name}` ({shown(given)}); annotate {name} where the task "
+        "takes one",
     )
 
 
@@ -167,3 +178,7 @@ def _unencodable(value: Any, path: str) -> Fault | None:
     except (TypeError, ValueError, OverflowError) as error:
         return Fault(path, str(error))
     return None
+
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxlong = _repr.maxother = MAX_SHOWN

@@ -209,6 +209,10 @@ def check_task_name(name: Any) -> str:
     return _name("name", name)
 
 
+def check_queue_name(name: Any) -> str:
+    return _name("queue", name)
+
+
 def check_flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise BadOption(f"{name} must be True or False, got {value!r}")
@@ -330,9 +334,10 @@ def _instant(option: str, value: Any) -> datetime:
     if not isinstance(value, datetime):
         raise BadOption(f"{option} must be a datetime with a time zone, got {value!r}")
     if value.utcoffset() is None:
+        otherwise = "use countdown" if option == "eta" else "give seconds"
         raise BadOption(
             f"{option} {value.isoformat()} has no time zone; add one, as "
-            "datetime(..., tzinfo=ZoneInfo('Europe/Vienna')), or use countdown"
+            f"datetime(..., tzinfo=ZoneInfo('Europe/Vienna')), or {otherwise}"
         )
     return value
 

@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from pgtask import embedded
+from pgtask.cli.session import Session
 from pgtask.errors import EmbeddedError
 
 
@@ -98,12 +99,25 @@ def path() -> None:
 
 
 @db.command()
+def url() -> None:
+    """Print its URL, password included; starts nothing.
+
+    For programs that take one: psql "$(pgtask db url)"
+    """
+    found = embedded.url(_home())
+    if found is None:
+        raise click.ClickException("the private PostgreSQL is not running → run: pgtask db start")
+    click.echo(json.dumps({"url": found}) if _asked("json") else found)
+
+
+@db.command()
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def reset(*, yes: bool) -> None:
     """Stop it and delete its data."""
     home = _home()
-    if not (yes or _asked("yes")):
-        click.confirm(f"Delete all data in {embedded.status(home).directory}?", abort=True)
+    session = click.get_current_context().find_object(Session) or Session()
+    session.yes = session.yes or yes
+    session.confirm(f"Delete all data in {embedded.status(home).directory}?")
     deleted = embedded.reset(home)
     if _asked("json"):
         click.echo(json.dumps({"deleted": deleted}))

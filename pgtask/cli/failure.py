@@ -7,10 +7,11 @@ import traceback
 
 import click
 
-from pgtask.config import redact
+from pgtask.config import redact_text
 from pgtask.errors import (
     AppNotFound,
     BadArguments,
+    BadCall,
     ConfigError,
     DefinitionError,
     EmbeddedError,
@@ -48,6 +49,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (JobNotFound, NOT_FOUND),
     (QueueNotFound, NOT_FOUND),
     (BadArguments, USAGE),
+    (BadCall, USAGE),
     (DefinitionError, USAGE),
     (Unavailable, NO_DATABASE),
     (EmbeddedError, NO_DATABASE),
@@ -76,12 +78,12 @@ def show(error: BaseException, *, traceback_too: bool) -> None:
         return
     if traceback_too:
         text = "".join(traceback.format_exception(error))
-        sys.stderr.write(redact(text))
-    sys.stderr.write(f"pgtask: {redact(_line(error))}\n")
+        sys.stderr.write(redact_text(text))
+    sys.stderr.write(f"pgtask: {redact_text(_line(error))}\n")
     if isinstance(error, AppNotFound):
         # The notes are the user's own traceback, trimmed to their frames.
         for note in getattr(error, "__notes__", ()):
-            sys.stderr.write(redact(note.rstrip("\n")) + "\n")
+            sys.stderr.write(redact_text(note.rstrip("\n")) + "\n")
 
 
 def _line(error: BaseException) -> str:

@@ -9,9 +9,12 @@ import click
 from pgtask.cli.session import Session, as_json, pass_session
 from pgtask.cli.table import table
 from pgtask.cli.times import duration
+from pgtask.errors import QueueNotFound
 
 if TYPE_CHECKING:
     from pgtask.broker.inspect import QueueLine
+
+SHOWN = 10  # names in an error
 
 
 @click.command()
@@ -58,6 +61,7 @@ def add(session: Session, name: str) -> None:
     """Add a queue, so that it is listed before it has held a job."""
     from pgtask.broker import queues as statements
 
+    _check(name)
     with session.broker() as broker:
         added = broker.run(statements.add(name))
     _say(session, name, changed=added, done="added", already="was there already")
@@ -71,6 +75,7 @@ def pause(session: Session, name: str, reason: str | None) -> None:
     """Claim no more jobs from a queue; what runs goes on."""
     from pgtask.broker import queues as statements
 
+    _check(name)
     with session.broker() as broker:
         paused = broker.run(statements.pause(name, reason))
     _say(session, name, changed=paused, done="paused", already="was paused already")
@@ -81,11 +86,34 @@ def pause(session: Session, name: str, reason: str | None) -> None:
 @pass_session
 def resume(session: Session, name: str) -> None:
     """Claim jobs from a paused queue again."""
+    from pgtask.broker import inspect
     from pgtask.broker import queues as statements
 
+    _check(name)
     with session.broker() as broker:
         resumed = broker.run(statements.resume(name))
+        if not resumed:
+            _refuse_unknown(name, [line.queue for line in broker.run(inspect.queues())])
     _say(session, name, changed=resumed, done="resumed", already="was not paused")
+
+
+def _check(name: str) -> None:
+    from pgtask.signature import check_queue_name
+
+    check_queue_name(name)
+
+
+def _refuse_unknown(name: str, known: list[str]) -> None:
+    if name in known:
+        return
+    from pgtask.config import near
+
+    shown = ", ".join(known[:SHOWN]) + (", …" if len(known) > SHOWN else "")
+    raise QueueNotFound(
+        f"there is no queue {name!r}{near(name, known)} → "
+        + (f"there are: {shown}; " if known else "")
+        + f"add it by: pgtask queue add {name}"
+    )
 
 
 def _say(session: Session, name: str, *, changed: bool, done: str, already: str) -> None:

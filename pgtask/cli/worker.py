@@ -14,7 +14,7 @@ from pgtask.cli.times import DURATION
 @click.option("--async-concurrency", type=click.IntRange(1), help="Jobs in an async child (100).")
 @click.option("--poll", type=DURATION, help="Look for jobs at least so often (1s).")
 @click.option("--grace", type=DURATION, help="After TERM, let jobs go on for so long (25s).")
-@click.option("--drain", is_flag=True, help="End when no job is left.")
+@click.option("--drain", is_flag=True, help="End when nothing is left to run now.")
 @click.option("-n", "--name", default="", metavar="NAME", help="Its name in lists (the host's).")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="How to log (text).")
 @click.option("--log-level", metavar="LEVEL", help="What to log (INFO).")

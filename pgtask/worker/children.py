@@ -27,6 +27,7 @@ from pgtask.worker.zygote import Died, Forked, TaskInfo
 log = logging.getLogger("pgtask.worker")
 
 TICK = 0.05  # s between two looks at time limits and at jobs stuck behind a long one
+IDLE_TICK = 0.25  # s, while there is nothing to look at
 PATIENCE = 0.5  # s all children may be busy with one job each before waiting jobs are given back
 MAX_RESPAWN_PAUSE = 30.0
 MAX_STILLBORN = 5  # children in a row that ended without a handshake: the start-up is broken
@@ -343,7 +344,7 @@ class Children:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(TICK if self.in_flight else IDLE_TICK)
             for child in list(self._children.values()):
                 if (child.held or child.taking) and not child.killed:
                     self._look_at(child)

@@ -59,6 +59,7 @@ class Claimer:
         self._windows = {False: Windows(), True: Windows()}  # of sync and async tasks
         # Transactions that may have enqueued before the idle flag was up, and so will not notify.
         self._silent: set[int] = set()
+        self._resting = False  # the last poll found nothing
         self._in_doubt = False
         self._late_until = self._reconciled = float("-inf")
 
@@ -119,7 +120,7 @@ class Claimer:
         if now - self._looked > LOOK_FOR_QUEUES:
             await self._look_for_queues()
             self._looked = now
-        if now - self._looked_for_writers > LOOK_FOR_WRITERS:
+        if not self._resting and now - self._looked_for_writers > LOOK_FOR_WRITERS:
             await self._look_for_writers()
         more: set[bool] = set()
         found = 0
@@ -130,6 +131,8 @@ class Claimer:
             found += len(jobs)
             if len(jobs) >= limit:
                 more.add(room.is_async)
+        # At rest nobody needs to know who writes: no mark moves, and the flag stays up.
+        self._resting = self._resting and not found
         if found:
             # Every queue is first once in a while.
             self._queues.append(self._queues.pop(0))
@@ -237,7 +240,7 @@ class Claimer:
         loop = asyncio.get_running_loop()
         pause = SOON
         try:
-            if loop.time() - self._looked_for_writers > FRESH:
+            if not self._resting and loop.time() - self._looked_for_writers > FRESH:
                 # The flag is up by now. Whoever enqueued before, and has not committed yet, saw it
                 # down: when one of these ends, look again.
                 self._silent = await self._look_for_writers()
@@ -260,7 +263,7 @@ class Claimer:
                         self._silent = left
                         return
         except TimeoutError:
-            return
+            self._resting = not self._silent
 
     async def _changed(self, seconds: float) -> bool:
         self._children.changed.clear()

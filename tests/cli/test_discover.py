@@ -134,6 +134,7 @@ def test_an_import_that_fails_shows_the_users_own_frames(spawn: Call, bare: Path
         ("import shop.part\n", "ModuleNotFoundError: No module named 'shop.part'"),
         ("def broken(:\n", "SyntaxError"),
         ("raise SystemExit('bye')\n", "SystemExit: bye"),
+        ("raise KeyboardInterrupt\n", "importing 'shop' failed: KeyboardInterrupt → correct"),
         ("from pgtask import App\napp = App('a', imports=['nowhere'])\n", "one of ['nowhere']"),
     ],
 )
@@ -146,6 +147,37 @@ def test_whatever_the_users_code_raises_is_exit_3(
 
     assert answer.code == 3
     assert said in answer.err.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "raise KeyboardInterrupt\n",
+        TASK.format(name="twice") + "\n" + TASK.format(name="twice").replace("work", "other"),
+        with_task("twice") + "@app.task(name='twice')\ndef other() -> None: ...\n",
+    ],
+    ids=["interrupt", "two tasks", "two tasks of an app"],
+)
+def test_what_fails_inside_pgtask_shows_the_users_own_frames_only(
+    spawn: Call, bare: Path, text: str
+) -> None:
+    (bare / "shop.py").write_text(text)
+
+    answer = spawn("tasks", "-A", "shop")
+
+    assert answer.code == 3
+    frames = [line.split('"')[1] for line in answer.err.splitlines() if "File " in line]
+    assert [Path(frame).name for frame in frames] == ["shop.py"]
+
+
+def test_ctrl_c_while_the_app_is_imported_is_an_interruption(spawn: Call, bare: Path) -> None:
+    (bare / "shop.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint('went on')\n"
+    )
+
+    answer = spawn("tasks", "-A", "shop")
+
+    assert (answer.code, answer.out, answer.err.strip()) == (130, "", "pgtask: interrupted")
 
 
 def test_commands_that_only_read_the_database_do_not_import_the_app(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Call, World
 
 
@@ -48,6 +50,38 @@ def test_a_queue_is_paused_with_a_reason_and_resumed(call: Call, world: World) -
     assert resumed.json == {"queue": "mail", "changed": True}
     assert resumed_again.json == {"queue": "mail", "changed": False}
     assert world.one("select paused from pgtask.queues where queue = 'mail'") is False
+
+
+@pytest.mark.parametrize("verb", ["add", "pause", "resume"])
+def test_a_name_that_no_queue_can_have_is_refused_before_any_sql(call: Call, verb: str) -> None:
+    # Nothing listens there: a command that connected would end with 4.
+    answer = call("queue", verb, "bad name", "--dsn", "postgresql://ada@127.0.0.1:1/shop")
+
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == (
+        "pgtask: queue must be 1 to 128 of the characters A-Z a-z 0-9 _ . : -, got 'bad name'\n"
+    )
+
+
+def test_to_resume_a_queue_that_never_was_is_exit_6_and_says_which_there_are(
+    call: Call, world: World
+) -> None:
+    alone = call("queue", "resume", "mial")
+    call("queue", "add", "mail")
+    world.job(queue="reports", delay="1 hour")
+    typed_wrong = call("queue", "resume", "mial")
+    by_its_row = call("queue", "resume", "mail")
+    by_its_job = call("queue", "resume", "reports")
+
+    assert (alone.code, alone.out) == (6, "")
+    assert alone.err == ("pgtask: there is no queue 'mial' → add it by: pgtask queue add mial\n")
+    assert (typed_wrong.code, typed_wrong.out) == (6, "")
+    assert typed_wrong.err == (
+        "pgtask: there is no queue 'mial', did you mean 'mail'? → there are: mail, reports; "
+        "add it by: pgtask queue add mial\n"
+    )
+    assert (by_its_row.code, by_its_row.err) == (0, "queue mail was not paused\n")
+    assert (by_its_job.code, by_its_job.err) == (0, "queue reports was not paused\n")
 
 
 def test_quiet_says_nothing_beside_the_data(call: Call, world: World) -> None:

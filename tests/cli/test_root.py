@@ -149,6 +149,7 @@ def test_wrong_usage_is_one_line_and_exit_2(call: Call, words: tuple[str, ...], 
         (errors.ConfigError("x"), 2),
         (errors.ArgumentMismatch("x"), 2),
         (errors.BadOption("x"), 2),
+        (errors.BadCall("x"), 2),
         (errors.AppNotFound("x"), 3),
         (errors.Unavailable("x"), 4),
         (errors.EmbeddedError("x"), 4),
@@ -227,6 +228,58 @@ def test_an_unreachable_database_is_exit_4_and_shows_no_password(call: Call) -> 
     assert "geheim" not in answer.err + verbose.err
 
 
+@pytest.mark.parametrize("words", [("ls",), ("migrate",), ("queues", "-v")])
+def test_a_dsn_that_libpq_cannot_read_is_a_wrong_setting(
+    call: Call, words: tuple[str, ...]
+) -> None:
+    answer = call(*words, "--dsn", "postgresql://ada:geheim@h/shop?foo=1")
+
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.splitlines()[-1] == (
+        "pgtask: dsn = 'postgresql://ada:***@h/shop?foo=1' (--dsn): invalid URI query parameter: "
+        "\"foo\" → correct it: postgresql://user@host/database or 'host=… dbname=…', "
+        "with libpq's parameters only"
+    )
+    assert "geheim" not in answer.err
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://ada:gar geheim@h/shop",
+        "postgresql://ada:geheim%zz@h/shop",
+        "postgresql://ada:geheim@[h/shop",
+        "host=h password='gar geheim",
+    ],
+)
+def test_what_libpq_says_of_a_dsn_does_not_tell_the_password(call: Call, dsn: str) -> None:
+    answer = call("ls", "-v", "--dsn", dsn)
+
+    assert answer.code == 2
+    assert "(--dsn): " in answer.err
+    assert "heim" not in answer.err
+
+
+def test_a_worker_refuses_a_listen_dsn_that_libpq_cannot_read(spawn: Call, bare: Path) -> None:
+    (bare / "app.py").write_text("from pgtask import App\napp = App('a')\n")
+    (bare / "pgtask.toml").write_text("listen_dsn = 'host=h foo=1'\n")
+
+    answer = spawn("worker", "--dsn", "postgresql://ada@127.0.0.1:1/shop")
+
+    assert answer.code == 2
+    assert "listen_dsn = 'host=h foo=1' (pgtask.toml): invalid connection option" in answer.err
+
+
+def test_the_remedy_is_not_taken_for_a_password(call: Call) -> None:
+    plain = call("ls", "--dsn", "mysql://x/y")
+    secret = call("ls", "--dsn", "mysql://x:gar geheim@y/z")
+
+    remedy = "mysql:// is not PostgreSQL → use postgresql://user@host/database\n"
+    assert (plain.code, secret.code) == (2, 2)
+    assert plain.err == f"pgtask: dsn = 'mysql://x/y' (--dsn): {remedy}"
+    assert secret.err == f"pgtask: dsn = 'mysql://x:***@y/z' (--dsn): {remedy}"
+
+
 def test_a_database_without_the_schema_is_exit_5(call: Call, fresh_database: str) -> None:
     answer = call("queues", "--dsn", fresh_database)
 
@@ -239,9 +292,10 @@ def test_what_postgresql_itself_refuses_is_one_line(
 ) -> None:
     monkeypatch.setenv("PGTASK_DSN", dsn)
 
-    answer = call("queue", "pause", "x" * 200)
+    answer = call("show", 2**80)
 
     assert answer.code == 1
+    assert "out of range" in answer.err
     assert answer.err.startswith("pgtask: ")
     assert answer.err.count("\n") == 1
 

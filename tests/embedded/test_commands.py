@@ -92,7 +92,9 @@ def test_db_start_status_psql_stop_and_reset(project: Path) -> None:
 
     assert run.invoke(db, ["stop"]).output == "stopped\n"
     assert run.invoke(db, ["stop"]).output == "it was not running\n"
-    assert run.invoke(db, ["reset"], input="n\n").exit_code == 1
+    refused = run.invoke(db, ["reset"], input="y\n")
+    assert refused.exit_code == 2
+    assert "There is no terminal to ask on → add --yes" in refused.output
     assert run.invoke(db, ["reset", "--yes"]).output == "deleted\n"
     assert run.invoke(db, ["reset", "--yes"]).output == "there was nothing to delete\n"
 
@@ -111,3 +113,27 @@ def test_psql_holds_a_lease_while_it_runs(project: Path, home: Path) -> None:
             embedded.stop(home)
         process.stdin.write("\\q\n")
     assert process.returncode == 0
+
+
+def test_db_url_leads_to_the_running_server_and_starts_none(project: Path, home: Path) -> None:
+    def url() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pgtask", "db", "url"]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    refused = url()
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == (
+        "pgtask: the private PostgreSQL is not running → run: pgtask db start\n"
+    )
+    assert not home.exists()
+
+    with embedded.lease(home, quiet=True):
+        told = url()
+        assert (told.returncode, told.stderr) == (0, "")
+        with psycopg.connect(told.stdout.strip()) as connection:
+            asked = "SELECT current_user, current_database()"
+            assert connection.execute(asked).fetchone() == ("pgtask", "pgtask")
+        # A lost password file gets a new password, which the server must learn.
+        (home / "pgpass").unlink()
+        with psycopg.connect(url().stdout.strip()) as connection:
+            assert connection.info.user == "pgtask"

@@ -229,7 +229,7 @@ def test_a_wrong_type_is_told_with_the_name_of_the_parameter() -> None:
     with pytest.raises(ArgumentInvalid) as caught:
         codec(send).encode((7,), {})
 
-    assert str(caught.value) == "send(): argument 'to': Expected `str`, got `int`"
+    assert str(caught.value) == "send(): argument 'to': expected `str`, got `int` (7)"
     assert isinstance(caught.value, ValueError)
 
 
@@ -238,7 +238,7 @@ def test_a_wrong_type_is_told_with_its_path() -> None:
 
     made = codec(ship)
 
-    with pytest.raises(ArgumentInvalid, match=r"argument 'items\[3\].sku': Expected `str`"):
+    with pytest.raises(ArgumentInvalid, match=r"argument 'items\[3\].sku': expected `str`"):
         made.encode(([Line("a"), Line("b"), Line("c"), Line(4)],), {})  # type: ignore[arg-type]
     with pytest.raises(ArgumentInvalid, match=r"argument 'items\[0\]'.*required field `sku`"):
         made.decode('[[{"count":1}]]')
@@ -260,8 +260,51 @@ def test_a_wrong_type_is_told_with_its_path() -> None:
 def test_a_str_parameter_refuses_what_json_would_make_a_string_of(value: Any) -> None:
     kind = type(value).__name__
 
-    with pytest.raises(ArgumentInvalid, match=rf"argument 'to': Expected `str`, got `{kind}`"):
+    with pytest.raises(ArgumentInvalid, match=rf"argument 'to': expected `str`, got `{kind}`"):
         codec(send).encode((value,), {})
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ('["a",7]', "argument 'items': expected `array`, got `str` ('a')"),
+        ('[["a",{"b":1}]]', "argument 'items[1]': expected `str`, got `object` ({'b': 1})"),
+        ('[[],{"x":["a"],"y":["b",null]}]',
+         "argument 'notes[...][1]': expected `str`, got `null` (None)"),
+        ('[[],{"x":[true]}]', "argument 'notes[...][0]': expected `str`, got `bool` (True)"),
+        ('[[],{},{"sku":"a","count":1.5}]',
+         "argument 'line.count': expected `int`, got `float` (1.5)"),
+        (f'["{"x" * 500}"]', f"got `str` ('{'x' * 27}...{'x' * 28}')"),
+    ],
+)  # fmt: skip
+def test_a_wrong_type_is_told_with_the_value_clipped(args: str, says: str) -> None:
+    def ship(
+        items: list[str],
+        notes: dict[str, list[str]] | None = None,
+        line: Line | None = None,
+    ) -> None: ...
+
+    with pytest.raises(ArgumentInvalid) as caught:
+        codec(ship).decode(args)
+
+    assert str(caught.value).endswith(says)
+
+
+def test_a_value_whose_repr_fails_is_refused_all_the_same() -> None:
+    class Sulky(Line):
+        def __repr__(self) -> str:
+            raise RuntimeError("not now")
+
+    class Loud(Line):
+        def __repr__(self) -> str:
+            return "!" * 500
+
+    def ship(item: Line) -> None: ...
+
+    with pytest.raises(ArgumentInvalid, match=r"got `.*Sulky` \(<Sulky instance at 0x\w+>\)"):
+        codec(ship).encode((Sulky("a"),), {})
+    with pytest.raises(ArgumentInvalid, match=r"got `.*Loud` \(!{28}\.\.\.!{29}\)"):
+        codec(ship).encode((Loud("a"),), {})
 
 
 def test_a_subclass_of_str_or_int_is_one() -> None:
@@ -273,9 +316,9 @@ def test_a_subclass_of_str_or_int_is_one() -> None:
     ("value", "says"),
     [
         ({1: 2}, r"argument 'x': the key 1 would arrive as '1'"),
-        ({1, 2}, r"argument 'x': Expected `list`, got `set`"),
-        ([{"a": uuid4()}], r"argument \"x\[0\]\['a'\]\": Expected `str`, got `UUID`"),
-        (Line("a"), r"argument 'x': Expected `dict`, got `Line`"),
+        ({1, 2}, r"argument 'x': expected `list`, got `set`"),
+        ([{"a": uuid4()}], r"argument \"x\[0\]\['a'\]\": expected `str`, got `UUID`"),
+        (Line("a"), r"argument 'x': expected `dict`, got `Line`"),
     ],
 )
 def test_plain_json_refuses_what_would_arrive_as_something_else(value: Any, says: str) -> None:
@@ -292,7 +335,7 @@ def test_a_subclass_of_the_annotated_dataclass_is_refused_before_it_loses_a_fiel
 
     def ship(item: Line) -> None: ...
 
-    with pytest.raises(ArgumentInvalid, match=r"argument 'item': Expected `Line`, got `.*Special`"):
+    with pytest.raises(ArgumentInvalid, match=r"argument 'item': expected `Line`, got `.*Special`"):
         codec(ship).encode((Special("a"),), {})
 
 
@@ -329,7 +372,7 @@ def test_objects_without_equality_are_compared_field_by_field() -> None:
     text, _ = made.encode((Opaque(datetime(2027, 1, 1, tzinfo=UTC)),), {})
 
     assert text == '[{"when":"2027-01-01T00:00:00Z","note":null}]'
-    with pytest.raises(ArgumentInvalid, match=r"argument 'x.note': Expected `str`, got `UUID`"):
+    with pytest.raises(ArgumentInvalid, match=r"argument 'x.note': expected `str`, got `UUID`"):
         made.encode((Opaque(datetime(2027, 1, 1, tzinfo=UTC), uuid4()),), {})  # type: ignore[arg-type]
 
 
@@ -399,7 +442,7 @@ def test_what_json_writes_otherwise_may_be_given_in_that_form() -> None:
 def test_constraints_in_annotations_hold() -> None:
     def age(years: Annotated[int, msgspec.Meta(ge=0)]) -> None: ...
 
-    with pytest.raises(ArgumentInvalid, match="argument 'years': Expected `int` >= 0"):
+    with pytest.raises(ArgumentInvalid, match="argument 'years': expected `int` >= 0"):
         codec(age).encode((-1,), {})
 
 
@@ -495,7 +538,7 @@ def test_results_that_json_cannot_carry_are_told_with_their_place(value: Any, sa
 
 def test_exact_values_refuse_what_would_change() -> None:
     assert encode_exact({"tenant": "a"}, "headers") == '{"tenant":"a"}'
-    with pytest.raises(CodecError, match=r"headers\['id'\]: Expected `str`, got `UUID`"):
+    with pytest.raises(CodecError, match=r"headers\['id'\]: expected `str`, got `UUID`"):
         encode_exact({"id": uuid4()}, "headers")
 
 

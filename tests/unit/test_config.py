@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pgtask.config import SETTINGS, Config, load, parse_duration, redact, release
+from pgtask.config import SETTINGS, Config, load, parse_duration, redact, redact_text, release
 from pgtask.errors import ConfigError
 
 
@@ -125,6 +125,10 @@ def test_what_is_no_dsn_is_refused(tmp_path: Path, given: str) -> None:
     ("variable", "meant"),
     [
         ("PGTASK_CONCURENCY", "PGTASK_CONCURRENCY"),
+        ("PGTASK_DNS", "PGTASK_DSN"),
+        ("PGTASK_AAP", "PGTASK_APP"),
+        ("PGTASK_QUE", "PGTASK_QUEUES"),
+        ("PGTASK_POL", "PGTASK_POLL"),
         ("PGTASK_QUEUE", "PGTASK_QUEUES"),
         ("PGTASK_LOGLEVEL", "PGTASK_LOG_LEVEL"),
         ("PGTASK_DATABASE_URL", "PGTASK_DSN"),
@@ -139,8 +143,10 @@ def test_a_misspelt_variable_is_refused_with_a_hint(
 
 @pytest.mark.parametrize(
     "variable",
-    ["PGTASK_SERVICE_HOST", "PGTASK_PORT_8787_TCP", "PGTASK_TEST_DSN", "PGTASK_WORKER_ID",
-     "PGTASK_FAILPOINT", "PGTASK_PG_BINDIR", "_PGTASK_COMPLETE", "PGTASK_POLL"],
+    ["PGTASK_SERVICE_HOST", "PGTASK_PORT", "PGTASK_SERVICE_PORT", "PGTASK_SERVICE_PORT_HTTP",
+     "PGTASK_PORT_8787_TCP", "PGTASK_PORT_5432_TCP_ADDR", "PGTASK_QUEUES_PORT",
+     "PGTASK_POLL_PORT_53_UDP_PROTO", "PGTASK_APP_SERVICE_HOST", "PGTASK_TEST_DSN",
+     "PGTASK_WORKER_ID", "PGTASK_FAILPOINT", "PGTASK_PG_BINDIR", "_PGTASK_COMPLETE", "PGTASK_POLL"],
 )  # fmt: skip
 def test_a_variable_of_somebody_else_and_an_empty_one_are_not_ours(
     tmp_path: Path, variable: str
@@ -292,6 +298,24 @@ def test_no_part_of_a_password_is_shown(dsn: str) -> None:
 def test_a_dsn_without_a_password_is_shown_as_it_is() -> None:
     for dsn in ("postgresql://ada@db:5432/shop?sslmode=require", "host=db user=ada", ""):
         assert redact(dsn) == dsn
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "mysql:// is not it → use postgresql://user@host/database",
+            "mysql:// is not it → use postgresql://user@host/database",
+        ),
+        (
+            "tried postgresql://ada:ge@heim@db/x → use postgresql://user@host, @task",
+            "tried postgresql://ada:***@db/x → use postgresql://user@host, @task",
+        ),
+        ("'host=h password=geheim' → correct it", "'host=h password=*** → correct it"),
+    ],
+)
+def test_in_a_text_the_password_is_hidden_and_the_rest_is_left(text: str, shown: str) -> None:
+    assert redact_text(text) == shown
 
 
 def test_a_configuration_never_shows_its_password(tmp_path: Path) -> None:
