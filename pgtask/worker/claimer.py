@@ -104,7 +104,13 @@ class Claimer:
         more, found = await self._claim_for(rooms)
         if more:
             await self._good_room(more)
-        elif drain and over and not found and len(rooms) == self._children.kinds:
+        elif (
+            drain
+            and over
+            and not found
+            and not self._woken.is_set()
+            and len(rooms) == self._children.kinds
+        ):
             known = len(self._queues)
             await self._look_for_queues()
             return len(self._queues) == known
@@ -115,13 +121,6 @@ class Claimer:
 
     async def _claim_for(self, rooms: Sequence[Room]) -> tuple[set[bool], int]:
         """Return the kinds of task of which there may be more, and how many jobs were claimed."""
-        clock = asyncio.get_running_loop().time
-        now = clock()
-        if now - self._looked > LOOK_FOR_QUEUES:
-            await self._look_for_queues()
-            self._looked = now
-        if not self._resting and now - self._looked_for_writers > LOOK_FOR_WRITERS:
-            await self._look_for_writers()
         more: set[bool] = set()
         found = 0
         # A claim for each kind of task: each gets the batch that fits it, and remembers its places.
@@ -136,6 +135,16 @@ class Claimer:
         if found:
             # Every queue is first once in a while.
             self._queues.append(self._queues.pop(0))
+        # After the claims: whoever woke this worker does not wait for them.
+        now = asyncio.get_running_loop().time()
+        if now - self._looked > LOOK_FOR_QUEUES:
+            self._looked = now
+            known = len(self._queues)
+            await self._look_for_queues()
+            if len(self._queues) > known:
+                self._woken.set()
+        if not self._resting and now - self._looked_for_writers > LOOK_FOR_WRITERS:
+            await self._look_for_writers()
         return more, found
 
     async def _claim(self, limit: int, room: Room) -> list[Claimed]:
