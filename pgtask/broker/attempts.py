@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
+
 from pgtask.broker.statement import Row, Statement, nothing, scalar
 from pgtask.job import Attempt
 
 
-class Claimed(NamedTuple):
+# Structs, not tracked by the garbage collector: thousands are made and dropped each second.
+class Claimed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A job in this worker's hands; arguments, policy and headers are JSON text, untouched."""
 
     id: int
@@ -39,7 +42,7 @@ class Range(NamedTuple):
     seq: int
 
 
-class Ended(NamedTuple):
+class Ended(msgspec.Struct, frozen=True, gc=False):
     """How an attempt ended, in the words of pgtask.finish."""
 
     id: int
@@ -130,7 +133,7 @@ def claim(
             "highs": _numbers(each.high for each in ranges),
             "froms": _numbers(each.seq for each in ranges),
         },
-        lambda rows: [Claimed._make(row) for row in rows],
+        lambda rows: [Claimed(*row) for row in rows],
     )
 
 
@@ -139,15 +142,21 @@ def writers() -> Statement[tuple[list[int], int]]:
     return Statement("select * from pgtask.writers()", {}, lambda rows: (rows[0][0], rows[0][1]))
 
 
-def finish(worker: UUID, ended: Sequence[Ended]) -> Statement[list[tuple[int, str]]]:
-    """Record outcomes; answers (job id, busy | stale) for those that were not recorded."""
+def finish(
+    worker: UUID, ended: Sequence[Ended], *, patient: bool = False
+) -> Statement[list[tuple[int, str]]]:
+    """Record outcomes; answers (job id, busy | stale) for those that were not recorded.
+
+    A batch of successes takes one pass that waits for locked rows, as long as lock_timeout allows;
+    `patient` sends it the way of all others, which waits for nobody and answers busy instead.
+    """
     params: dict[str, Any] = {
         "worker": worker,
-        "ids": _numbers(outcome.id for outcome in ended),
-        "epochs": _numbers(outcome.epoch for outcome in ended),
-        "results": [outcome.result for outcome in ended],
+        "ids": _numbers([outcome.id for outcome in ended]),
+        "epochs": _numbers([outcome.epoch for outcome in ended]),
+        "results": _texts([outcome.result for outcome in ended]),
     }
-    if all(outcome.verdict == "succeeded" for outcome in ended):
+    if not patient and all(outcome.verdict == "succeeded" for outcome in ended):
         return Statement(
             "select * from pgtask.finish(%(worker)s::uuid, %(ids)s::bigint[], %(epochs)s::int[],"
             " %(results)s::text[])",
@@ -228,9 +237,24 @@ def purge(age: float, page: int = 5000) -> Statement[int]:
     )
 
 
+# Array literals: building them here is several times cheaper than adapting each element.
 def _numbers(values: Iterable[int]) -> str:
-    # An array literal: building it here is several times cheaper than adapting each element.
     return "{" + ",".join(map(str, values)) + "}"
+
+
+def _texts(values: Iterable[str | None]) -> str:
+    return (
+        "{"
+        + ",".join(
+            [
+                "NULL"
+                if value is None
+                else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+                for value in values
+            ]
+        )
+        + "}"
+    )
 
 
 def _answers(rows: Sequence[Row]) -> list[tuple[int, str]]:

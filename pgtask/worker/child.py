@@ -12,6 +12,7 @@ import types
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any
 
+from pgtask.outcome import Succeeded
 from pgtask.worker import wire
 from pgtask.worker.slot import Slot
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pgtask.worker.runner import Runner
 
 # Outcomes of short jobs travel together, but never wait longer than this for company.
-FLUSH_AFTER = 0.005
+FLUSH_AFTER = 5_000_000  # ns
 
 
 def serve(runner: Runner, connection: socket.socket, slot: Slot) -> None:
@@ -37,21 +38,22 @@ def serve(runner: Runner, connection: socket.socket, slot: Slot) -> None:
         if kind == wire.STOP:
             return
         refused: list[int] = []
-        sent = began = time.monotonic()
-        for job in wire.decode_jobs(frame)[1]:
-            if not slot.begin(job.place):
-                refused.append(job.place)
+        _, first, jobs = wire.decode_jobs(frame)
+        sent = began = time.monotonic_ns()
+        for place, job in enumerate(jobs, first):
+            if not slot.begin(place, began):
+                refused.append(place)
                 continue
-            outcome = runner.run(job, _asks(slot, job.place))
+            outcome = runner.run(job, slot.asker(place))
             if os.getpid() != me:
                 os._exit(0)  # a fork that the task made and let return: the job is not its own
             slot.end()
-            now = time.monotonic()
-            outbox.reports.append(wire.Report(job.id, job.epoch, now - began, outcome))
+            now = time.monotonic_ns()
+            outbox.add(place, job.task, (now - began) / 1e9, outcome)
             began = now
             if now - sent > FLUSH_AFTER:
                 outbox.flush()
-                sent = began = time.monotonic()
+                sent = began = time.monotonic_ns()
         outbox.flush()
         if refused:
             connection.sendall(wire.pack(wire.REFUSED, refused))
@@ -62,20 +64,47 @@ class _Outbox:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._sending = False
-        self.reports: list[wire.Report] = []
+        self._busy = False
+        self._asked = False
+        self._runs: list[wire.Run] = []
+        self._reports: list[wire.Report] = []
+        self._task = ""  # of the last run
+        self._next = 0  # the place that would continue it
+
+    def add(self, place: int, task: str, seconds: float, outcome: Outcome) -> None:
+        # The signal may come at any point: what is half written here must not be sent.
+        self._busy = True
+        if type(outcome) is not Succeeded:
+            self._reports.append(wire.Report(place, seconds, outcome))
+        else:
+            if place != self._next or task != self._task:
+                self._runs.append(wire.Run(place, 0, 0.0))
+                self._task = task
+            self._next = place + 1
+            run = self._runs[-1]
+            if outcome.result is not None and run.results is None:
+                run.results = [None] * run.count
+            if run.results is not None:
+                run.results.append(outcome.result)
+            run.count += 1
+            run.seconds += seconds
+        self._busy = False
+        if self._asked:
+            self.flush()
 
     def flush(self) -> None:
-        # The signal may come at any point; a frame must not begin within another.
-        self._sending = True
-        if self.reports:
-            data = wire.pack(wire.OUTCOMES, self.reports)
-            self.reports.clear()  # in place: an append that the signal interrupted must not be lost
+        self._busy = True
+        self._asked = False
+        if self._runs or self._reports:
+            data = wire.pack(wire.OUTCOMES, self._runs, self._reports)
+            self._runs, self._reports, self._next = [], [], 0
             self._connection.sendall(data)
-        self._sending = False
+        self._busy = False
 
     def on_signal(self, number: int, frame: object) -> None:
-        if not self._sending:
+        if self._busy:
+            self._asked = True  # add() looks; flush() is sending all there is
+        else:
             self.flush()
 
 
@@ -107,27 +136,28 @@ class _AsyncChild:
         try:
             while data := await loop.sock_recv(self._connection, 262_144):
                 for frame in frames.feed(data):
-                    kind, body = wire.decode_any(frame)
+                    kind = wire.kind_of(frame)
                     if kind == wire.STOP:
                         return
                     if kind == wire.CANCEL:
-                        self._cancel(body)
+                        self._cancel(wire.decode_places(frame)[1])
                         continue
-                    for job in wire.decode_jobs(frame)[1]:
-                        self._tasks[job.id] = asyncio.create_task(self._run(job))
+                    _, first, jobs = wire.decode_jobs(frame)
+                    for place, job in enumerate(jobs, first):
+                        self._tasks[job.id] = asyncio.create_task(self._run(place, job))
         finally:
             sender.cancel()
             for task in self._tasks.values():
                 task.cancel()
 
-    async def _run(self, job: wire.Job) -> None:
+    async def _run(self, place: int, job: wire.Job) -> None:
         began = time.monotonic()
         outcome: Outcome = await self._watched(
-            self._runner.run_async(job, lambda: job.id in self._cancelled), job.place
+            self._runner.run_async(job, lambda: job.id in self._cancelled), place
         )
         self._tasks.pop(job.id, None)
         self._cancelled.discard(job.id)
-        self._reports.append(wire.Report(job.id, job.epoch, time.monotonic() - began, outcome))
+        self._reports.append(wire.Report(place, time.monotonic() - began, outcome))
         self._wake.set()
 
     def _watched(self, call: Awaitable[Outcome], place: int) -> Awaitable[Outcome]:
@@ -140,7 +170,9 @@ class _AsyncChild:
             inner = call.__await__()
             send: Callable[[], Any] = lambda: next(inner)  # noqa: E731
             while True:
-                slot.begin(place)  # never refused: coroutines are not taken back
+                slot.begin(
+                    place, time.monotonic_ns()
+                )  # never refused: coroutines are not taken back
                 try:
                     yielded = send()
                 except StopIteration as stop:
@@ -172,7 +204,7 @@ class _AsyncChild:
             self._wake.clear()
             reports = list(self._reports)
             self._reports.clear()
-            await loop.sock_sendall(self._connection, wire.pack(wire.OUTCOMES, reports))
+            await loop.sock_sendall(self._connection, wire.pack(wire.OUTCOMES, [], reports))
 
 
 def _thrower(inner: Any, error: BaseException) -> Callable[[], Any]:
@@ -181,10 +213,6 @@ def _thrower(inner: Any, error: BaseException) -> Callable[[], Any]:
 
 def _sender(inner: Any, value: Any) -> Callable[[], Any]:
     return lambda: next(inner) if value is None else inner.send(value)
-
-
-def _asks(slot: Slot, place: int) -> Callable[[], bool]:
-    return lambda: slot.is_cancelled(place)
 
 
 def reset_process() -> None:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import logging
 import os
 import signal
 import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
 from pgtask.broker.attempts import Claimed, Ended
 from pgtask.errors import PgTaskError
 from pgtask.worker import verdicts, wire
-from pgtask.worker.hands import STUCK, Child, Held, Room
+from pgtask.worker.hands import STUCK, Child, Limit, Room
 from pgtask.worker.nursery import START_LIMIT, Nursery
 from pgtask.worker.pace import Pace
-from pgtask.worker.runner import NO_POLICY, read_policy
+from pgtask.worker.runner import read_policy
 from pgtask.worker.slot import Slot
 from pgtask.worker.zygote import Died, Forked, TaskInfo
 
@@ -40,7 +41,8 @@ class StartFailed(PgTaskError):
 class Children:
     """Starts the zygote and its children, hands jobs out, turns what comes back into Ended.
 
-    `finished` is called with the outcomes; `changed` is set when capacity may have grown.
+    `finished` is called with outcomes and the task of each; `changed` is set when capacity may
+    have grown.
     """
 
     def __init__(
@@ -66,7 +68,8 @@ class Children:
         self._numbers = 0
         self._stillborn = 0
         self._pace = Pace()
-        self._returned: deque[Claimed] = deque()
+        # What no child has yet, by kind of task, in order.
+        self._queued: dict[bool, deque[Claimed]] = {False: deque(), True: deque()}
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pauses: set[asyncio.TimerHandle] = set()
         self._stopping = False
@@ -113,7 +116,8 @@ class Children:
     @property
     def in_flight(self) -> int:
         """How many attempts the children hold."""
-        return sum(len(child.held) for child in self._children.values()) + len(self._returned)
+        held = sum(len(child.held) for child in self._children.values())
+        return held + sum(map(len, self._queued.values()))
 
     @property
     def kinds(self) -> int:
@@ -123,19 +127,15 @@ class Children:
     def holds(self) -> set[tuple[int, int]]:
         """Return (job id, epoch) of every attempt in the children's hands."""
         attempts = {
-            (held.job.id, held.job.epoch)
-            for child in self._children.values()
-            for held in child.held.values()
+            (job.id, job.epoch) for child in self._children.values() for job in child.held.values()
         }
-        attempts.update((job.id, job.epoch) for job in self._returned)
+        attempts.update((job.id, job.epoch) for job in self._waiting())
         return attempts
 
     def rooms(self) -> list[Room]:
         """Return what may be claimed now: an entry for each kind of task that has room."""
-        free = dict.fromkeys((False, True), 0)
+        free = {is_async: -len(queued) for is_async, queued in self._queued.items()}
         held = dict.fromkeys((False, True), 0)
-        for job in self._returned:
-            free[self.tasks[job.task].is_async] -= 1
         for child in self._children.values():
             held[child.is_async] += len(child.held)
             if not child.ready or child.killed:
@@ -151,16 +151,17 @@ class Children:
             if free[is_async] > 0 and tasks
         ]
 
-    def dispatch(self, jobs: Iterable[Claimed]) -> None:
+    def dispatch(self, jobs: Sequence[Claimed], *, is_async: bool) -> None:
         """Hand claimed jobs to the children, in order; what finds no child waits here for one."""
-        self._returned.extend(jobs)
+        self._queued[is_async].extend(jobs)
         self._hand_out()
 
     def release_unstarted(self) -> list[Ended]:
         """Stop handing out; return what no child has, and start taking the rest back."""
         self._stopping = True
-        released = [Ended(job.id, job.epoch, "released") for job in self._returned]
-        self._returned.clear()
+        released = [Ended(job.id, job.epoch, "released") for job in self._waiting()]
+        for queued in self._queued.values():
+            queued.clear()
         for child in self._children.values():
             self._take_back(child)
         return released
@@ -168,20 +169,22 @@ class Children:
     def cancel(self, wishes: Iterable[tuple[int, bool]]) -> None:
         """Pass wishes to cancel on to who runs the jobs: (job id, kill what does not listen)."""
         wanted = dict(wishes)
-        for child in self._children.values():
-            mine = wanted.keys() & child.held.keys()
+        for child in self._children.values() if wanted else ():
+            mine = {place: job.id for place, job in child.held.items() if job.id in wanted}
             if not mine or child.killed:
                 continue
             if child.is_async:
-                self._send(child, wire.CANCEL, sorted(mine))
+                self._send(child, wire.CANCEL, sorted(mine.values()))
                 continue
             running = child.slot.running()
-            for job_id in mine:
-                if running is not None and child.held[job_id].place == running.place:
-                    child.slot.cancel(running.place)
-                    if wanted[job_id]:
-                        child.culprits.add(job_id)
-                        self._kill(child, "cancelled")
+            if running is not None and running.place in mine:
+                child.slot.cancel(running.place)
+                if wanted[mine[running.place]]:
+                    child.culprits[mine[running.place]] = 0.0
+                    self._kill(child, "cancelled")
+
+    def _waiting(self) -> list[Claimed]:
+        return [job for queued in self._queued.values() for job in queued]
 
     def _sync_room(self, child: Child) -> int:
         if child.taking is not None or self._stopping:
@@ -191,83 +194,75 @@ class Children:
         running = child.slot.running()
         if running is not None and running.seconds > STUCK:
             return 0
-        return max(0, self._pace.batch(child.expected))
+        return max(0, self._pace.batch(child.expected(self._pace)))
 
     def _hand_out(self) -> None:
-        frames: dict[int, list[wire.Job]] = {}
-        # Fewest first, so that one job finds an idle child and many are spread.
+        if self._queued[False]:
+            self._hand_out_sync(self._queued[False])
+        if self._queued[True]:
+            self._hand_out_async(self._queued[True])
+
+    def _hand_out_sync(self, queued: deque[Claimed]) -> None:
         # Not behind a job that turned out long: what was just taken back would go there again.
-        sync = sorted(
-            (
-                c
-                for c in self._children.values()
-                if not c.is_async and c.ready and not c.killed and not c.is_stuck
-            ),
-            key=lambda c: c.expected,
-        )
-        waiting: deque[Claimed] = deque()
-        while self._returned:
-            job = self._returned.popleft()
-            info = self.tasks.get(job.task)
-            child = None
-            if info is not None and info.is_async:
-                able = [
-                    c
-                    for c in self._children.values()
-                    if c.is_async
-                    and c.ready
-                    and not c.killed
-                    and len(c.held) < self._async_concurrency
-                ]
-                child = min(able, key=lambda c: len(c.held), default=None)
-            elif sync:
-                child = self._sync_child_for(job, sync)
-            if child is None:
-                waiting.append(job)
+        able = [
+            child
+            for child in self._children.values()
+            if not child.is_async
+            and child.ready
+            and child.killed is None
+            and child.taking is None
+            and not child.is_stuck
+        ]
+        # The child with least to do comes first, so that one job finds an idle child and many are
+        # spread; an idle one takes any job, the others what fits into their window.
+        loads = [
+            (child.expected(self._pace) if child.held else -1.0, place)
+            for place, child in enumerate(able)
+        ]
+        heapq.heapify(loads)
+        parts: list[list[Claimed]] = [[] for _ in able]
+        pace = self._pace
+        while queued and loads:
+            expected, place = loads[0]
+            cost = pace.of(queued[0].task)
+            if expected < 0.0:
+                expected = 0.0
+            elif not pace.fits(expected, cost):
+                break
+            heapq.heapreplace(loads, (expected + cost, place))
+            parts[place].append(queued.popleft())
+        for child, part in zip(able, parts, strict=True):
+            if part:
+                self._send(child, wire.JOBS, child.take(part), part)
+
+    def _hand_out_async(self, queued: deque[Claimed]) -> None:
+        able = [
+            child
+            for child in self._children.values()
+            if child.is_async and child.ready and child.killed is None
+        ]
+        parts: list[list[Claimed]] = [[] for _ in able]
+        for child, part in zip(able, parts, strict=True):
+            while queued and len(child.held) + len(part) < self._async_concurrency:
+                part.append(queued.popleft())
+            if not part:
                 continue
-            frames.setdefault(child.number, []).append(self._hold(child, job))
-        self._returned = waiting
-        for number, jobs in frames.items():
-            self._send(self._children[number], wire.JOBS, jobs)
+            first = child.take(part)
+            now = time.monotonic()
+            for place, job in enumerate(part, first):
+                if (limit := self._timeout(job)) is not None:
+                    child.limits[place] = Limit(limit, now + limit)
+            self._send(child, wire.JOBS, first, part)
 
-    def _sync_child_for(self, job: Claimed, able: list[Child]) -> Child | None:
-        cost = self._pace.of(job.task)
-        best = min(able, key=lambda c: c.expected if c.held else -1.0)
-        if best.taking is not None:
-            return next((c for c in able if not c.held and c.taking is None), None)
-        if not best.held or self._pace.fits(best.expected, cost):
-            return best
-        return None
-
-    def _hold(self, child: Child, job: Claimed) -> wire.Job:
+    def _timeout(self, job: Claimed) -> float | None:
+        own = read_policy(job.policy).timeout if job.policy else None
         info = self.tasks.get(job.task)
-        policy = read_policy(job.policy) if job.policy else NO_POLICY
-        timeout = policy.timeout or (info.timeout if info is not None else None)
-        place = child.next_place
-        child.next_place += 1
-        cost = self._pace.of(job.task)
-        once = policy.on_crash == "fail"
-        child.held[job.id] = Held(job, place, timeout, once, cost, time.monotonic())
-        child.expected += cost
-        return wire.Job(
-            place,
-            job.id,
-            job.epoch,
-            job.attempt,
-            job.max_attempts,
-            job.task,
-            job.queue,
-            job.args,
-            job.kwargs,
-            job.policy,
-            job.headers,
-            job.tags,
-        )
+        return own or (info.timeout if info is not None else None)
 
     # The pipes -------------------------------------------------------------------------------
 
-    def _send(self, child: Child, kind: str, body: object) -> None:
-        data = wire.pack(kind, body)
+    def _send(self, child: Child, kind: str, *body: object) -> None:
+        data = wire.pack(kind, *body)
         if not child.unsent:
             try:
                 sent = child.connection.send(data)
@@ -309,35 +304,42 @@ class Children:
         for frame in child.frames.feed(data):
             kind = wire.kind_of(frame)
             if kind == wire.OUTCOMES:
-                self._collect(child, wire.decode_reports(frame)[1])
+                self._collect(child, *wire.decode_outcomes(frame)[1:])
             elif kind == wire.REFUSED:
-                places = set(wire.decode_places(frame)[1])
-                self._give_back(child, [h for h in child.held.values() if h.place in places])
+                self._give_back(child, wire.decode_places(frame)[1])
             else:
                 child.ready = True
                 self._stillborn = 0
                 self._hand_out()
                 self.changed.set()
 
-    def _collect(self, child: Child, reports: list[wire.Report]) -> None:
+    def _collect(self, child: Child, runs: list[wire.Run], reports: list[wire.Report]) -> None:
         ended: list[Ended] = []
         tasks: list[str] = []
-        for report in reports:
-            held = child.held.get(report.id)
-            if held is None or held.job.epoch != report.epoch:
-                continue
-            del child.held[report.id]
-            child.expected -= held.cost
+        for run in runs:
+            jobs = child.lose(range(run.first, run.first + run.count))
+            # A child reports no job twice, and what was taken back it does not begin.
+            assert len(jobs) == run.count
+            task = jobs[0].task
             if not child.is_async:
-                self._pace.note(held.job.task, report.seconds)
-            tasks.append(held.job.task)
-            ended.append(verdicts.of_report(report.id, report.epoch, report.outcome))
-        if not child.held:
-            child.expected = 0.0
+                self._pace.note(task, run.seconds / run.count, run.count)
+            if run.results is None:
+                ended += [Ended(job.id, job.epoch, "succeeded") for job in jobs]
+            else:
+                ended += [
+                    Ended(job.id, job.epoch, "succeeded", result)
+                    for job, result in zip(jobs, run.results, strict=True)
+                ]
+            tasks += [task] * run.count
+        for report in reports:
+            for job in child.lose((report.place,)):
+                if not child.is_async:
+                    self._pace.note(job.task, report.seconds)
+                tasks.append(job.task)
+                ended.append(verdicts.of_report(job.id, job.epoch, report.outcome))
         if ended:
             self._finished(ended, tasks)
-        if self._returned:
-            self._hand_out()
+        self._hand_out()
         self.changed.set()
 
     # Time limits, and jobs behind a long one ----------------------------------------------------
@@ -350,7 +352,7 @@ class Children:
                     self._look_at(child)
                 elif not child.ready and time.monotonic() - child.born > START_LIMIT:
                     self._kill(child, "start-up")
-            if self._returned:
+            if self._queued[False]:
                 self._release_behind_long_ones()
             if self._failure.done():
                 self._failure.result()
@@ -360,15 +362,15 @@ class Children:
         if child.is_async:
             now = time.monotonic()
             # The coroutine was cancelled at its limit; a loop that does not turn is killed.
-            late = [
-                held
-                for held in child.held.values()
-                if held.timeout is not None and now - held.sent_at > held.timeout + 0.5
-            ]
+            late = {
+                place: limit for place, limit in child.limits.items() if now > limit.until + 0.5
+            }
             if late:
                 # Where one coroutine stops the loop, the others could not keep their limits.
-                stopping = [h for h in late if running is not None and h.place == running.place]
-                child.culprits.update(held.job.id for held in stopping or late)
+                if running is not None and running.place in late:
+                    late = {running.place: late[running.place]}
+                for place, limit in late.items():
+                    child.culprits[child.held[place].id] = limit.seconds
                 self._kill(child, "timeout")
             return
         if child.taking is not None:
@@ -376,20 +378,16 @@ class Children:
         elif running is not None and running.seconds > STUCK and len(child.held) > 1:
             self._ask_for_outcomes(child, running.place)
             self._take_back(child)
-        if running is None:
+        if running is None or (job := child.held.get(running.place)) is None:
             return
-        current = next((h for h in child.held.values() if h.place == running.place), None)
-        if (
-            current is not None
-            and current.timeout is not None
-            and running.seconds > current.timeout
-        ):
-            child.culprits.add(current.job.id)
+        limit_of_job = self._timeout(job)
+        if limit_of_job is not None and running.seconds > limit_of_job:
+            child.culprits[job.id] = limit_of_job
             self._kill(child, "timeout")
 
     def _ask_for_outcomes(self, child: Child, place: int) -> None:
         # Outcomes travel together; those before a long job must not wait for its end.
-        if child.pid is not None and any(held.place < place for held in child.held.values()):
+        if child.pid is not None and any(held < place for held in child.held):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, signal.SIGURG)
 
@@ -399,13 +397,12 @@ class Children:
             running = None if child.is_async else child.slot.running()
             if not child.is_async and (running is None or running.seconds < PATIENCE):
                 return
-        released = [job for job in self._returned if not self.tasks[job.task].is_async]
-        self._returned = deque(job for job in self._returned if self.tasks[job.task].is_async)
-        if released:
-            self._finished(
-                [Ended(job.id, job.epoch, "released") for job in released],
-                [job.task for job in released],
-            )
+        released = list(self._queued[False])
+        self._queued[False].clear()
+        self._finished(
+            [Ended(job.id, job.epoch, "released") for job in released],
+            [job.task for job in released],
+        )
 
     def _take_back(self, child: Child) -> None:
         if child.is_async or child.taking is not None:
@@ -425,20 +422,18 @@ class Children:
         begun = child.slot.begun()
         child.taking = None
         self._give_back(
-            child, [h for h in child.held.values() if max(first, begun + 1) <= h.place < end]
+            child, [place for place in child.held if max(first, begun + 1) <= place < end]
         )
 
-    def _give_back(self, child: Child, taken: list[Held]) -> None:
-        for held in taken:
-            del child.held[held.job.id]
-            child.expected -= held.cost
+    def _give_back(self, child: Child, places: Sequence[int]) -> None:
+        jobs = child.lose(places)
         if self._stopping:
             self._finished(
-                [Ended(h.job.id, h.job.epoch, "released") for h in taken],
-                [h.job.task for h in taken],
+                [Ended(job.id, job.epoch, "released") for job in jobs], [job.task for job in jobs]
             )
         else:
-            self._returned.extend(h.job for h in sorted(taken, key=lambda h: h.place))
+            # In front: they were claimed before what waits here.
+            self._queued[False].extendleft(reversed(jobs))
             self._hand_out()
         self.changed.set()
 
@@ -500,10 +495,10 @@ class Children:
             while data := child.connection.recv(1_048_576):
                 for frame in child.frames.feed(data):
                     if wire.kind_of(frame) == wire.OUTCOMES:
-                        self._collect(child, wire.decode_reports(frame)[1])
+                        self._collect(child, *wire.decode_outcomes(frame)[1:])
         how = verdicts.description(child, status)
         ended = verdicts.of_death(child, status)
-        tasks = [held.job.task for held in child.held.values()]
+        tasks = [job.task for job in child.held.values()]
         loop = asyncio.get_running_loop()
         loop.remove_reader(child.connection)
         loop.remove_writer(child.connection)
@@ -540,10 +535,14 @@ class Children:
             pause.cancel()
         for child in list(self._children.values()):
             self._kill(child, "shutdown")
-        ended = [Ended(job.id, job.epoch, "released") for job in self._returned]
-        if ended:
-            self._finished(ended, [job.task for job in self._returned])
-            self._returned.clear()
+        waiting = self._waiting()
+        if waiting:
+            self._finished(
+                [Ended(job.id, job.epoch, "released") for job in waiting],
+                [job.task for job in waiting],
+            )
+            for queued in self._queued.values():
+                queued.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5.0):
                 while self._children:

@@ -159,8 +159,10 @@ class Claimer:
         if sweep:
             windows.swept(clock(), clock() - began)
         if jobs:
-            self._children.dispatch(jobs)
-        places = [(job.queue, job.priority, job.seq) for job in jobs]
+            self._children.dispatch(jobs, is_async=room.is_async)
+        # In the order of a claim the last of a lane is the furthest.
+        last = {(job.queue, job.priority): job.seq for job in jobs}
+        places = [(queue, priority, seq) for (queue, priority), seq in last.items()]
         windows.claimed(began, self._queues, places, short=len(jobs) < limit)
         return jobs
 

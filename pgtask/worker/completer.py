@@ -41,6 +41,7 @@ class Completer:
         self._sending: list[Ended] = []
         self._unanswered: set[tuple[int, int]] = set()  # sent before, and perhaps recorded
         self._arrived = asyncio.Event()
+        self._patient = False  # the last batch failed: perhaps a row of it was locked
         self.tally = tally
         self.in_doubt = False  # an answer was lost: reconcile before the next claim
         self.retry_in: float | None = (
@@ -74,9 +75,14 @@ class Completer:
 
     def add(self, ended: Sequence[Ended], tasks: Sequence[str]) -> None:
         """Take outcomes over; `tasks` names the task of each, for the tally and the log."""
+        for (task, verdict), n in Counter(
+            zip(tasks, [outcome.verdict for outcome in ended], strict=True)
+        ).items():
+            self.tally[task, _TALLY.get(verdict, verdict)] += n
         for outcome, task in zip(ended, tasks, strict=True):
             verdict = outcome.verdict
-            self.tally[task, _TALLY.get(verdict, verdict)] += 1
+            if verdict == "succeeded":
+                continue
             if verdict in ("failed", "crashed", "timeout"):
                 log.error(
                     "job %d (%s) %s: %s: %s",
@@ -95,8 +101,7 @@ class Completer:
                     outcome.type,
                     outcome.message,
                 )
-            if verdict != "committed":
-                self._waiting.append(outcome)
+        self._waiting.extend(outcome for outcome in ended if outcome.verdict != "committed")
         self._arrived.set()
 
     def holds(self) -> set[tuple[int, int]]:
@@ -122,7 +127,7 @@ class Completer:
                 failures = 0
             except Unavailable as error:
                 # Repeating is harmless: while this worker's row lives nobody else moves its rows.
-                self.in_doubt = True
+                self.in_doubt = self._patient = True
                 self._unanswered.update((ended.id, ended.epoch) for ended in self._sending)
                 log.warning("outcomes of %d jobs wait for the database: %s", self.backlog, error)
                 await asyncio.sleep(pause_after(failures))
@@ -169,13 +174,14 @@ class Completer:
             self._sending.append(self._waiting.popleft())
         try:
             answers = await self._link.run(
-                attempts.finish(self._worker, self._sending), deadline=10.0
+                attempts.finish(self._worker, self._sending, patient=self._patient), deadline=10.0
             )
         except (Refused, Unavailable):
             raise
         except psycopg.Error as error:
             await self._send_one_by_one(error)
             return
+        self._patient = False
         sent, self._sending = self._sending, []
         self._after(sent, answers)
         if any(answer == "busy" for _, answer in answers):
@@ -208,7 +214,7 @@ class Completer:
 
     def _after(self, sent: Sequence[Ended], answers: Sequence[tuple[int, str]]) -> None:
         missed = dict(answers)
-        for outcome in sent:
+        for outcome in sent if missed else ():
             answer = missed.get(outcome.id)
             if answer == "busy":
                 self._waiting.append(outcome)
@@ -223,8 +229,12 @@ class Completer:
                     outcome.verdict,
                     outcome.epoch,
                 )
-            elif outcome.delay is not None:
-                known = self.retry_in
-                self.retry_in = outcome.delay if known is None else min(known, outcome.delay)
+        delays = [
+            outcome.delay
+            for outcome in sent
+            if outcome.delay is not None and outcome.id not in missed
+        ]
+        if delays:
+            self.retry_in = min(delays if self.retry_in is None else [*delays, self.retry_in])
         if self._unanswered:
             self._unanswered.difference_update((outcome.id, outcome.epoch) for outcome in sent)

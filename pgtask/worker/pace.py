@@ -16,13 +16,14 @@ class Pace:
         self._seconds: dict[str, float] = {}
         self._overall: float | None = None
 
-    def note(self, task: str, seconds: float) -> None:
-        """Count one measured job."""
+    def note(self, task: str, seconds: float, jobs: int = 1) -> None:
+        """Count measured jobs of one task, `seconds` each on average."""
         known = self._seconds.get(task)
+        weight = WEIGHT if jobs == 1 else 1 - (1 - WEIGHT) ** jobs
         # A first measurement includes first-time costs (imports, caches): let the next ones decide.
-        self._seconds[task] = seconds if known is None else known + WEIGHT * (seconds - known)
+        self._seconds[task] = seconds if known is None else known + weight * (seconds - known)
         overall = self._overall
-        self._overall = seconds if overall is None else overall + WEIGHT * (seconds - overall)
+        self._overall = seconds if overall is None else overall + weight * (seconds - overall)
 
     def of(self, task: str) -> float:
         """Seconds a job of this task is expected to take; a whole window while nothing is known."""

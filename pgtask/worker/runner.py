@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 from pgtask.codec import encode_result
-from pgtask.current import JobContext, running
+from pgtask.current import JobContext, enter, leave, running
 from pgtask.errors import (
     NoTaskConnection,
     Reject,
@@ -84,12 +84,15 @@ class Runner:
             if task.transaction:
                 return self._run_in_transaction(task, job, is_cancelled, soft, args, kwargs)
             context = self._context(job, is_cancelled)
-            if soft is None:
-                with running(context):
+            token = enter(context)
+            try:
+                if soft is None:
                     result = task.run(context, args, kwargs)
-            else:
-                with running(context), self._soft_limit(soft):
-                    result = task.run(context, args, kwargs)
+                else:
+                    with self._soft_limit(soft):
+                        result = task.run(context, args, kwargs)
+            finally:
+                leave(token)
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises is an outcome
             return self._judge(error, job, task, policy)
         return _succeeded(result)
@@ -249,9 +252,12 @@ class _Unstorable(Exception):
     """What the task returned cannot be stored; a retry would return the same."""
 
 
+NOTHING_RETURNED = Succeeded()
+
+
 def _succeeded(result: object) -> Outcome:
     if result is None:
-        return Succeeded()
+        return NOTHING_RETURNED
     try:
         return Succeeded(encode_result(result))
     except Exception as error:  # noqa: BLE001 - user objects may raise anything when encoded

@@ -10,6 +10,7 @@ import mmap
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 _SIZE = 64
@@ -55,14 +56,16 @@ class Slot:
 
     # The child's side ------------------------------------------------------------------------
 
-    def begin(self, place: int) -> bool:
+    def begin(self, place: int, now: int) -> bool:
         """Publish that the job at `place` begins; False when it was taken back meanwhile.
+
+        `now` is time.monotonic_ns(): the caller has just read it anyway.
 
         First publish, then look: the supervisor writes its mark first and looks later, so at least
         one of the two sees the other. Where both do, the child refuses the job and says so.
         """
         fields = self._fields
-        fields[_STARTED] = time.monotonic_ns()
+        fields[_STARTED] = now
         fields[_BEGUN] = place
         fields[_PLACE] = place
         taken_from = fields[_TAKEN_FROM]
@@ -78,6 +81,10 @@ class Slot:
     def is_cancelled(self, place: int) -> bool:
         """Tell whether somebody asked to cancel the job at `place`."""
         return self._fields[_CANCELLED] == place
+
+    def asker(self, place: int) -> Callable[[], bool]:
+        """Return is_cancelled for one place."""
+        return lambda: self._fields[_CANCELLED] == place
 
     # The supervisor's side -------------------------------------------------------------------
 

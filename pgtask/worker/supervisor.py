@@ -83,13 +83,13 @@ class _Supervisor:
         concurrency = config.concurrency or os.cpu_count() or 1
         async with (
             Link.open(self._dsn, "control") as control,
-            Link.open(self._dsn, "work") as work,
+            Link.open(self._dsn, "claim") as claims,
             Link.open(config.listen_dsn or self._dsn, "listen") as ear,
         ):
             await migrate.acheck(await control.connection())
             async with (
                 Pulse.open(control, worker, config.retention, self._tally) as pulse,
-                Completer.open(work, worker, self._tally) as completer,
+                Completer.open(control, worker, self._tally) as completer,
                 Children.open(
                     spec=self._spec,
                     worker=worker,
@@ -115,7 +115,7 @@ class _Supervisor:
                 )
                 self._announce(worker, children, concurrency)
                 claimer = Claimer(
-                    work,
+                    claims,
                     ear,
                     worker,
                     children,

@@ -17,6 +17,7 @@ from pgtask.outcome import (
     Succeeded,
 )
 from pgtask.worker.hands import Child
+from pgtask.worker.runner import read_policy
 
 
 def of_report(job_id: int, epoch: int, outcome: Outcome) -> Ended:
@@ -48,21 +49,25 @@ def of_death(child: Child, status: int) -> list[Ended]:
     # loop nobody knows, and a job that always does this must not go on for ever.
     suspect = running.place if running is not None else None if child.is_async else begun
     ended: list[Ended] = []
-    for held in child.held.values():
-        job = held.job
+    for place, job in child.held.items():
         if job.id in child.culprits and child.killed == "cancelled":
             ended.append(Ended(job.id, job.epoch, "cancelled"))
         elif job.id in child.culprits:
-            message = f"timeout of {held.timeout:g} s passed; the child was killed"
+            message = f"timeout of {child.culprits[job.id]:g} s passed; the child was killed"
             ended.append(_died(job, "timeout", "HardTimeLimit", message))
-        elif child.killed is None and suspect in (held.place, None):
+        elif child.killed is None and suspect in (place, None):
             ended.append(_died(job, "crashed", "ChildCrashed", f"the child {how}"))
-        elif held.at_most_once and (child.is_async or held.place <= begun):
+        elif (child.is_async or place <= begun) and is_at_most_once(job):
             message = f"the child {how} ({child.killed or 'beside another job'})"
             ended.append(_died(job, "crashed", "ChildCrashed", message))
         else:
             ended.append(Ended(job.id, job.epoch, "released"))
     return ended
+
+
+def is_at_most_once(job: Claimed) -> bool:
+    """Whether the job must not begin a second time."""
+    return job.policy is not None and read_policy(job.policy).on_crash == "fail"
 
 
 def description(child: Child, status: int) -> str:

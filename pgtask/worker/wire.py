@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
@@ -17,9 +16,11 @@ READY, OUTCOMES, REFUSED = "r", "o", "x"
 
 
 class Job(msgspec.Struct, array_like=True):
-    """One attempt on its way to a child. `place` is its running number on that child's pipe."""
+    """One attempt on its way to a child: the first columns of what was claimed.
 
-    place: int
+    A frame of jobs gives the place of its first one; places number the jobs on that child's pipe.
+    """
+
     id: int
     epoch: int
     attempt: int
@@ -33,31 +34,41 @@ class Job(msgspec.Struct, array_like=True):
     tags: list[str] | None
 
 
-class Report(msgspec.Struct, array_like=True):
-    """How one attempt ended, on its way back. `seconds` is how long the child was busy with it."""
+class Run(msgspec.Struct, array_like=True, gc=False):
+    """Jobs of one task that came one after the other and succeeded.
 
-    id: int
-    epoch: int
+    `seconds` is how long the child was busy with them; without `results` all returned None.
+    """
+
+    first: int
+    count: int
+    seconds: float
+    results: list[str | None] | None = None
+
+
+class Report(msgspec.Struct, array_like=True, gc=False):
+    """How one attempt ended, and how many seconds the child was busy with it."""
+
+    place: int
     seconds: float
     outcome: Outcome
 
 
 encode = msgspec.msgpack.Encoder().encode
-decode_jobs = msgspec.msgpack.Decoder(tuple[str, list[Job]]).decode
-decode_any = msgspec.msgpack.Decoder(tuple[str, Any]).decode
+decode_jobs = msgspec.msgpack.Decoder(tuple[str, int, list[Job]]).decode
 decode_places = msgspec.msgpack.Decoder(tuple[str, list[int]]).decode
-decode_reports = msgspec.msgpack.Decoder(tuple[str, list[Report]]).decode
+decode_outcomes = msgspec.msgpack.Decoder(tuple[str, list[Run], list[Report]]).decode
 
 
-def pack(kind: str, body: object) -> bytes:
+def pack(kind: str, *body: object) -> bytes:
     """Return one frame, ready to send."""
-    payload = encode((kind, body))
+    payload = encode((kind, *body))
     return len(payload).to_bytes(4, "little") + payload
 
 
 def kind_of(payload: bytes | bytearray | memoryview) -> str:
     """Return the kind of a frame without decoding it."""
-    # msgpack: 0x92 = array of two, 0xa1 = string of one, then the letter.
+    # msgpack: 0x9n = array of n, 0xa1 = string of one, then the letter.
     return chr(payload[2])
 
 

@@ -11,6 +11,8 @@ create or replace function pgtask.finish(
   p_types text[] default null, p_messages text[] default null, p_tracebacks text[] default null
 ) returns table (id bigint, answer text)
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_nestloop = off set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
@@ -30,16 +32,12 @@ begin
     raise exception 'a verdict is succeeded, failed, retried, snoozed, released, cancelled, crashed, timeout or lost'
       using errcode = 'TQ002';
   end if;
-  select array_agg(m.place), array_agg(m.id), bool_or(m.key is not null), bool_or(m.serial is not null)
-  into v_mine, v_ids, v_keyed, v_serial
-  from (select r.ctid as place, r.id, r.key, r.serial
-        from pgtask.running r join unnest(p_ids, p_epochs) as o (id, epoch) on r.id = o.id and r.epoch = o.epoch
-        where r.worker = p_worker order by r.id for update of r skip locked) m;
-
-  if v_mine is not null and p_verdicts is null then
+  if p_verdicts is null then
+    -- One pass. It waits where a row is locked, which only another finish of that row does, or a
+    -- rescue; the caller whose lock_timeout passed sends the batch again with its verdicts spelt out.
     with gone as (
       delete from pgtask.running r using unnest(p_ids, p_epochs, p_results) as o (id, epoch, result)
-      where r.ctid = any(v_mine) and r.id = o.id and r.epoch = o.epoch
+      where r.id = any(p_ids) and r.id = o.id and r.epoch = o.epoch and r.worker = p_worker
       returning r.*, o.result, coalesce(length(o.result), 0) > 2000 as large
     ),
     kept as (
@@ -56,8 +54,18 @@ begin
       insert into pgtask.payload (job, result) select g.id, g.result::json from gone g where g.keep = 'a' and g.large
       on conflict (job) do update set result = excluded.result
     )
-    select array_agg(g.id), bool_or(g.args is null or g.key is not null or g.epoch > 1) into v_ended, v_beside from gone g;
-  elsif v_mine is not null then
+    select array_agg(g.id), bool_or(g.serial is not null), bool_or(g.args is null or g.key is not null or g.epoch > 1)
+    into v_ids, v_serial, v_beside from gone g;
+    v_ended := v_ids;
+  else
+    select array_agg(m.place), array_agg(m.id), bool_or(m.key is not null), bool_or(m.serial is not null)
+    into v_mine, v_ids, v_keyed, v_serial
+    from (select r.ctid as place, r.id, r.key, r.serial
+          from pgtask.running r join unnest(p_ids, p_epochs) as o (id, epoch) on r.id = o.id and r.epoch = o.epoch
+          where r.id = any(p_ids) and r.worker = p_worker order by r.id for update of r skip locked) m;
+  end if;
+
+  if v_mine is not null then
     -- An older attempt of a job may stand in the same batch; it must not speak for this one.
     v_said := p_ids;
     if (select count(*) > count(distinct o.id) from unnest(p_ids) as o (id)) then

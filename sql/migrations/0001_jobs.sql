@@ -64,7 +64,6 @@ create table pgtask.running (
   claimed_at timestamptz not null default clock_timestamp(),
   primary key (id)
 );
-create index running_worker on pgtask.running (worker);
 
 create table pgtask.done (
   like pgtask._job including defaults,
