@@ -55,12 +55,37 @@ def test_a_finish_that_comes_after_the_rescue_is_stale(races: Races) -> None:
     worker, job = races.engine.running()
     with races.first.connection.transaction():
         assert races.first.all("select * from pgtask.rescue(%s, '{0}')", [worker]) == [(worker, 1)]
-        assert races.second.finish(worker, [job]) == {job.id: "busy"}
+        assert races.second.finish(worker, [job], "succeeded") == {job.id: "busy"}
+    assert races.second.finish(worker, [job], "succeeded") == {job.id: "stale"}
     assert races.second.finish(worker, [job]) == {job.id: "stale"}
     assert races.engine.job(job.id).state == "scheduled"
 
 
-@pytest.mark.parametrize("verdicts", [(), ("retried",)])
+def test_a_batch_of_successes_waits_for_a_rescue_and_is_stale_after_it(races: Races) -> None:
+    worker, job = races.engine.running()
+    with races.first.connection.transaction():
+        races.first.all("select * from pgtask.rescue(%s, '{0}')", [worker])
+        finishing = races.waiting(races.second, lambda: races.second.finish(worker, [job]))
+    assert finishing.result(10) == {job.id: "stale"}
+    assert races.engine.job(job.id).state == "scheduled"
+
+
+def test_a_batch_of_successes_that_waits_too_long_for_a_lock_changes_nothing(races: Races) -> None:
+    engine, worker = races.engine, races.engine.worker()
+    engine.enqueue_many([[], []])
+    locked, free = engine.claim(worker)
+    races.second.connection.execute("set lock_timeout = '50ms'")
+    with races.first.connection.transaction():
+        races.first.all("select 1 from pgtask.running where id = %s for update", locked.id)
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            races.second.finish(worker, [locked, free])
+        assert engine.values("select id from pgtask.running order by id") == [locked.id, free.id]
+        # Spelt out, as the completer sends them again, they wait for nobody.
+        assert races.second.finish(worker, [locked, free], "succeeded") == {locked.id: "busy"}
+    assert races.second.finish(worker, [locked]) == {}
+
+
+@pytest.mark.parametrize("verdicts", [("succeeded",), ("retried",)])
 def test_a_row_locked_by_its_task_is_busy_and_does_not_stop_the_batch(
     races: Races, verdicts: tuple[str, ...]
 ) -> None:

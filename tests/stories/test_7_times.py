@@ -174,7 +174,7 @@ def test_a_soft_limit_is_raised_in_the_task(start_worker: Start, connection: Con
 
 
 @pytest.mark.parametrize(
-    "names", [["control"], ["work"], ["listen"], ["control", "work", "listen"]]
+    "names", [["control"], ["claim"], ["listen"], ["control", "claim", "listen"]]
 )
 def test_work_resumes_within_ten_seconds_after_connections_were_cut(
     names: list[str], start_worker: Start, connection: Connection, tmp_path: Path
@@ -215,7 +215,7 @@ def test_a_connection_that_hangs_is_given_up_and_work_resumes(
         pid
         for (pid,) in connection.execute(
             "select pid from pg_stat_activity where datname = current_database()"
-            " and application_name in ('pgtask:control', 'pgtask:work', 'pgtask:listen')"
+            " and application_name in ('pgtask:control', 'pgtask:claim', 'pgtask:listen')"
         )
     ]
     assert len(backends) == 3

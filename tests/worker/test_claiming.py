@@ -155,7 +155,7 @@ def test_what_a_claim_took_whose_answer_never_came_is_given_back(
     # when its work connection breaks
     cut = connection.execute(
         "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
-        " where application_name = 'pgtask:work' and datname = current_database()"
+        " where application_name = 'pgtask:claim' and datname = current_database()"
     )
     assert cut.fetchall() == [(True,)]
 

@@ -31,14 +31,14 @@ def test_three_connections_whatever_the_concurrency_until_a_task_asks(
         job.get(timeout=10)
     assert shop.async_add.delay(1, 2).get(timeout=10) == 3
 
-    assert connections(connection) == ["pgtask:control", "pgtask:listen", "pgtask:work"]
+    assert connections(connection) == ["pgtask:claim", "pgtask:control", "pgtask:listen"]
 
     shop.write_once.delay(1).get(timeout=10)
     assert connections(connection) == [
+        "pgtask:claim",
         "pgtask:control",
         "pgtask:listen",
         "pgtask:task",
-        "pgtask:work",
     ]
 
 
