@@ -54,7 +54,7 @@ begin
     first as (
       insert into pgtask.ready (id, seq, created_at, priority, max_attempts, max_crashes, keep, task, queue,
                                 args, kwargs, serial, policy, headers, tags, expires_at)
-      select n.id, n.id, v_now, coalesce(p_priority, 0), coalesce(p_max_attempts, 3), coalesce(p_max_crashes, 3),
+      select n.id, n.id, v_now, coalesce(p_priority, 0), coalesce(p_max_attempts, 3), nullif(p_max_crashes, 3),
              coalesce(left(p_keep, 1), 'a')::"char", p_task, v_queue,
              case when not n.large then n.args end, case when not n.large then n.kwargs end,
              n.serial, p_policy, p_headers, p_tags, v_expires
@@ -63,7 +63,7 @@ begin
     later as (
       insert into pgtask.waiting (id, run_at, created_at, priority, max_attempts, max_crashes, keep, task, queue,
                                   args, kwargs, serial, policy, headers, tags, expires_at)
-      select n.id, v_run_at, v_now, coalesce(p_priority, 0), coalesce(p_max_attempts, 3), coalesce(p_max_crashes, 3),
+      select n.id, v_run_at, v_now, coalesce(p_priority, 0), coalesce(p_max_attempts, 3), nullif(p_max_crashes, 3),
              coalesce(left(p_keep, 1), 'a')::"char", p_task, v_queue,
              case when not n.large then n.args end, case when not n.large then n.kwargs end,
              n.serial, p_policy, p_headers, p_tags, v_expires
@@ -84,8 +84,7 @@ begin
       v_template.priority := coalesce(p_priority, 0);
       v_template.attempt := 0;
       v_template.max_attempts := coalesce(p_max_attempts, 3);
-      v_template.crashes := 0;
-      v_template.max_crashes := coalesce(p_max_crashes, 3);
+      v_template.max_crashes := nullif(p_max_crashes, 3);
       v_template.keep := coalesce(left(p_keep, 1), 'a');
       v_template.task := p_task;
       v_template.queue := v_queue;

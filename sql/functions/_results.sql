@@ -14,7 +14,7 @@ as $$
     from pgtask.waiting w where w.id = any(p_ids)
     union all select r.id, 'ready', null, r.attempt, null, null from pgtask.ready r where r.id = any(p_ids)
     union all select r.id, 'running', null, r.attempt, null, null from pgtask.running r where r.id = any(p_ids)
-    union all select d.id, d.state, d.reason, d.attempt, d.result, d.error from pgtask.done d where d.id = any(p_ids)
+    union all select d.id, case d.state when 's' then 'succeeded' when 'f' then 'failed' else 'cancelled' end, d.reason, d.attempt, d.result, d.error from pgtask.done d where d.id = any(p_ids)
   ) s
   left join lateral (select a.type, a.message, a.traceback from pgtask.attempt_error a
                      where s.state = 'failed' and a.job = s.id order by a.epoch desc limit 1) e on true

@@ -30,7 +30,7 @@ begin
     cross join lateral (select exists (select from pgtask.cancel_request c where c.job = g.id) as cancelled,
                                g.key is null or exists (select from pgtask.job_key k where k.key = g.key and k.job = g.id) as owner,
                                case when g.verdict in ('crashed', 'lost')
-                                      then g.attempt >= g.max_attempts or g.crashes + 1 >= g.max_crashes
+                                      then g.attempt >= g.max_attempts or coalesce(g.crashes, 0) + 1 >= coalesce(g.max_crashes, 3)
                                            or coalesce(g.policy ->> 'on_crash', '') = 'fail'
                                     else g.verdict = 'timeout' and g.attempt >= g.max_attempts end as spent) s
     cross join lateral (select case
@@ -45,10 +45,10 @@ begin
                              args, kwargs, key, serial, policy, headers, tags, expires_at, worker, claimed_at, purge_at,
                              state, reason, result, error)
     select j.id, j.created_at, j.epoch, j.priority, j.attempt, j.max_attempts,
-           j.crashes + (j.verdict in ('crashed', 'lost'))::int, j.max_crashes, j.keep, j.task, j.queue,
+           nullif(coalesce(j.crashes, 0) + (j.verdict in ('crashed', 'lost'))::int, 0), j.max_crashes, j.keep, j.task, j.queue,
            j.args, j.kwargs, j.key, j.serial, j.policy, j.headers, j.tags, j.expires_at, j.worker, j.claimed_at,
            clock_timestamp() + (j.policy ->> 'result_ttl')::double precision * interval '1 second',
-           j.fate, j.why,
+           left(j.fate, 1)::"char", j.why,
            case when j.fate = 'succeeded' and coalesce(length(j.result), 0) <= 2000 then j.result::json end,
            case when j.fate = 'failed' then left(coalesce(j.type || ': ' || j.message, j.message, j.why), 1000) end
     from judged j
@@ -64,7 +64,7 @@ begin
     insert into pgtask.waiting (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task, queue,
                                 args, kwargs, key, serial, policy, headers, tags, expires_at, run_at)
     select j.id, j.created_at, j.epoch, j.priority, j.attempt - (j.verdict = 'snoozed')::int, j.max_attempts,
-           j.crashes + (j.verdict in ('crashed', 'lost'))::int, j.max_crashes, j.keep, j.task, j.queue,
+           nullif(coalesce(j.crashes, 0) + (j.verdict in ('crashed', 'lost'))::int, 0), j.max_crashes, j.keep, j.task, j.queue,
            j.args, j.kwargs, j.key, j.serial, j.policy, j.headers, j.tags, j.expires_at,
            clock_timestamp() + coalesce(j.delay, pgtask._backoff(j.policy, j.attempt)) * interval '1 second'
     from judged j where j.fate = 'waiting'

@@ -57,7 +57,7 @@ begin
     kept as (
       insert into pgtask.done (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task, queue,
                                args, kwargs, key, serial, policy, headers, tags, expires_at, state, reason, purge_at)
-      select g.*, 'cancelled', 'cancelled',
+      select g.*, 'c', 'cancelled',
              clock_timestamp() + (g.policy ->> 'result_ttl')::double precision * interval '1 second'
       from gone g where g.keep <> 'n'
     )

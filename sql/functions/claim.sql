@@ -24,6 +24,7 @@ declare
   v_special boolean;
   v_all     tid[] := '{}';
   v_any     boolean := false;
+  v_bare    boolean;
   v_until   bigint;
   v_left    integer := p_n;
   v_moved   integer;
@@ -38,9 +39,13 @@ begin
     raise exception 'n is at least 1, got %', p_n using errcode = 'TQ002';
   end if;
 
+  -- Locking a row before it is deleted costs a record of WAL. One claim at a time does without where it
+  -- knows its place: it passes by what anybody has ever locked, which the next look from the front finds,
+  -- and what is locked after it looked it waits for, no longer than lock_timeout.
+  v_bare := p_froms is not null and pg_try_advisory_xact_lock(618033988, 3);
   loop
     for look in 1..2 loop
-      -- The second look finds what the first one locked again, in its right place.
+      -- The second look finds what the first one took again, in its right place.
       v_all := '{}';
       v_any := false;
       for v_range in
@@ -49,21 +54,25 @@ begin
         order by u.place
       loop
         continue when exists (select from pgtask.queue q where q.name = v_range.queue and q.paused);
-        if v_range.low = v_range.high then
-          select array_agg(c.place),
-                 bool_or(c.serial is not null or c.expires_at is not null
-                         or c.policy is not null and coalesce(c.policy ->> 'on_crash', '') = 'fail')
+        if v_bare and v_range.low = v_range.high then
+          select array_agg(c.place), count(c.special) > 0
           into v_found, v_special
-          from (select r.ctid as place, r.serial, r.expires_at, r.policy from pgtask.ready r
+          from (select r.ctid as place, coalesce(r.serial, r.expires_at::text, r.policy ->> 'on_crash') as special from pgtask.ready r
+                where r.queue = v_range.queue and r.priority = v_range.low and r.seq >= v_range.seq and r.task = any(p_tasks)
+                  and r.xmax = '0'
+                order by r.seq
+                limit v_left - cardinality(v_all)) c;
+        elsif v_range.low = v_range.high then
+          select array_agg(c.place), count(c.special) > 0
+          into v_found, v_special
+          from (select r.ctid as place, coalesce(r.serial, r.expires_at::text, r.policy ->> 'on_crash') as special from pgtask.ready r
                 where r.queue = v_range.queue and r.priority = v_range.low and r.seq >= v_range.seq and r.task = any(p_tasks)
                 order by r.seq
                 limit v_left - cardinality(v_all) for update skip locked) c;
         else
-          select array_agg(c.place),
-                 bool_or(c.serial is not null or c.expires_at is not null
-                         or c.policy is not null and coalesce(c.policy ->> 'on_crash', '') = 'fail')
+          select array_agg(c.place), count(c.special) > 0
           into v_found, v_special
-          from (select r.ctid as place, r.serial, r.expires_at, r.policy from pgtask.ready r
+          from (select r.ctid as place, coalesce(r.serial, r.expires_at::text, r.policy ->> 'on_crash') as special from pgtask.ready r
                 where r.queue = v_range.queue and r.priority between v_range.low and v_range.high and r.task = any(p_tasks)
                 order by r.priority desc, r.seq
                 limit v_left - cardinality(v_all) for update skip locked) c;
@@ -74,11 +83,19 @@ begin
           exit when cardinality(v_all) >= v_left;
         end if;
       end loop;
-      exit when look = 2 or cardinality(v_all) >= v_left;
-      -- Room is left: raise the flag, at most about twice a second, then look again.
-      v_until := extract(epoch from clock_timestamp()) * 1000;
-      exit when coalesce(pg_sequence_last_value('pgtask.idle_until'::regclass), 0) >= v_until + p_idle_for * 1000 + 200;
-      perform setval('pgtask.idle_until', v_until + (p_idle_for * 1000)::bigint + 700);
+      exit when look = 2;
+      if cardinality(v_all) < v_left then
+        -- Room is left: raise the flag, at most about twice a second, then look again.
+        v_until := extract(epoch from clock_timestamp()) * 1000;
+        if coalesce(pg_sequence_last_value('pgtask.idle_until'::regclass), 0) < v_until + p_idle_for * 1000 + 200 then
+          perform setval('pgtask.idle_until', v_until + (p_idle_for * 1000)::bigint + 700);
+          v_bare := false;
+          continue;
+        end if;
+      end if;
+      -- Slots and deadlines are only decided under lock.
+      exit when not (v_bare and v_any);
+      v_bare := false;
     end loop;
 
     v_durable := v_durable or v_any;
@@ -110,14 +127,16 @@ begin
            g.policy::text, g.headers::text, g.tags, g.serial is not null, g.priority, g.seq
     from gone g
     order by g.priority desc, g.seq;
-    exit when not v_any;
+    exit when not v_any and not v_bare;
     get diagnostics v_moved = row_count;
     v_left := v_left - v_moved;
-    -- What had expired or was parked left room: look again, so that a heap of such jobs does not keep
-    -- this worker idle. Not with a serial slot in hand: slots are taken in one order, once a claim.
-    exit when v_moved = cardinality(v_all) or clock_timestamp() > v_begun + interval '300 ms'
-           or exists (select from pgtask.running r
-                      where r.worker = p_worker and r.claimed_at >= v_begun and r.serial is not null);
+    -- Others were faster, or what had expired or was parked left room: look again, so that neither
+    -- keeps this worker idle. Not with a serial slot in hand: slots are taken in one order, once a claim.
+    exit when v_moved = cardinality(v_all) or v_any and (
+      clock_timestamp() > v_begun + interval '300 ms'
+      or exists (select from pgtask.running r
+                 where r.worker = p_worker and r.claimed_at >= v_begun and r.serial is not null));
+    v_bare := false;
   end loop;
 end $$;
 comment on function pgtask.claim(uuid, integer, text[], text[], double precision, integer[], integer[], bigint[]) is

@@ -47,7 +47,7 @@ begin
              g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.expires_at, g.worker, g.claimed_at,
              case when g.policy is not null
                   then clock_timestamp() + (g.policy ->> 'result_ttl')::double precision * interval '1 second' end,
-             'succeeded', case when not g.large then g.result::json end
+             's', case when not g.large then g.result::json end
       from gone g where g.keep = 'a'
     ),
     stored as (

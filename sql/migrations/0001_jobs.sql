@@ -26,8 +26,8 @@ create table pgtask._job (
   priority     smallint    not null default 0,    -- -100 .. 100, higher first
   attempt      smallint    not null default 0,    -- shown to people: release and snooze take it back
   max_attempts smallint    not null default 3,    -- all executions
-  crashes      smallint    not null default 0,
-  max_crashes  smallint    not null default 3,
+  crashes      smallint,                          -- null: none
+  max_crashes  smallint,                          -- null: 3
   keep         "char"      not null default 'a',  -- a: all outcomes go to done, f: all but successes, n: none
   task         text        not null,
   queue        text        not null,              -- no foreign key, on purpose
@@ -51,33 +51,35 @@ create index waiting_run_at on pgtask.waiting (run_at) where run_at is not null;
 create index waiting_park   on pgtask.waiting (park, id) where park is not null;
 
 create table pgtask.ready (
-  like pgtask._job including defaults,
   seq bigint not null default nextval('pgtask.seq'),
+  like pgtask._job including defaults,
   primary key (id)
 );
 create index ready_lane   on pgtask.ready (queue, priority desc, seq);
 create index ready_serial on pgtask.ready (serial) where serial is not null;
 
+-- One index: an entry of a second one would cost each job more than the rare looks by worker are worth.
 create table pgtask.running (
+  claimed_at timestamptz not null default clock_timestamp(),
   like pgtask._job including defaults,
   worker     uuid        not null,
-  claimed_at timestamptz not null default clock_timestamp(),
   primary key (id)
 );
 
 create table pgtask.done (
-  like pgtask._job including defaults,
   finished_at timestamptz not null default clock_timestamp(),
-  worker      uuid,
   claimed_at  timestamptz,
   purge_at    timestamptz,                        -- null: as old as the retention allows
-  state       text not null check (state in ('succeeded', 'failed', 'cancelled')),
+  like pgtask._job including defaults,
+  state       "char" not null check (state in ('s', 'f', 'c')),  -- succeeded, failed, cancelled
+  worker      uuid,
   reason      text,
   result      json,                               -- null and succeeded: in pgtask.payload
   error       text
 ) partition by range (finished_at);
 create index done_id          on pgtask.done (id);
-create index done_finished_at on pgtask.done (finished_at);
+-- Rows come in the order of finished_at: a summary of each stretch of pages is enough.
+create index done_finished_at on pgtask.done using brin (finished_at) with (pages_per_range = 32, autosummarize = on);
 create index done_purge_at    on pgtask.done (purge_at) where purge_at is not null;
 -- An insert can never fail for want of a partition.
 create table pgtask.done_default partition of pgtask.done default;

@@ -1,26 +1,27 @@
 -- Every job, wherever it is: one snapshot shows each exactly once.
 create or replace view pgtask.jobs as
 select w.id, w.task, w.queue, w.priority, case when w.run_at is null then 'blocked' else 'scheduled' end as state,
-       null::text as reason, w.attempt, w.max_attempts, w.epoch, w.crashes, w.max_crashes,
+       null::text as reason, w.attempt, w.max_attempts, w.epoch, coalesce(w.crashes, 0::smallint) as crashes, coalesce(w.max_crashes, 3::smallint) as max_crashes,
        case w.keep when 'a' then 'all' when 'f' then 'failures' else 'none' end as keep,
        w.key, w.serial, w.args, w.kwargs, w.policy, w.headers, w.tags, w.created_at, w.run_at, w.expires_at,
        null::uuid as worker, null::timestamptz as claimed_at, null::timestamptz as finished_at,
        null::json as result, null::text as error
 from pgtask.waiting w
 union all
-select r.id, r.task, r.queue, r.priority, 'ready', null, r.attempt, r.max_attempts, r.epoch, r.crashes, r.max_crashes,
+select r.id, r.task, r.queue, r.priority, 'ready', null, r.attempt, r.max_attempts, r.epoch, coalesce(r.crashes, 0::smallint), coalesce(r.max_crashes, 3::smallint),
        case r.keep when 'a' then 'all' when 'f' then 'failures' else 'none' end,
        r.key, r.serial, r.args, r.kwargs, r.policy, r.headers, r.tags, r.created_at, null, r.expires_at,
        null, null, null, null, null
 from pgtask.ready r
 union all
-select r.id, r.task, r.queue, r.priority, 'running', null, r.attempt, r.max_attempts, r.epoch, r.crashes, r.max_crashes,
+select r.id, r.task, r.queue, r.priority, 'running', null, r.attempt, r.max_attempts, r.epoch, coalesce(r.crashes, 0::smallint), coalesce(r.max_crashes, 3::smallint),
        case r.keep when 'a' then 'all' when 'f' then 'failures' else 'none' end,
        r.key, r.serial, r.args, r.kwargs, r.policy, r.headers, r.tags, r.created_at, null, r.expires_at,
        r.worker, r.claimed_at, null, null, null
 from pgtask.running r
 union all
-select d.id, d.task, d.queue, d.priority, d.state, d.reason, d.attempt, d.max_attempts, d.epoch, d.crashes, d.max_crashes,
+select d.id, d.task, d.queue, d.priority,
+       case d.state when 's' then 'succeeded' when 'f' then 'failed' else 'cancelled' end, d.reason, d.attempt, d.max_attempts, d.epoch, coalesce(d.crashes, 0::smallint), coalesce(d.max_crashes, 3::smallint),
        case d.keep when 'a' then 'all' when 'f' then 'failures' else 'none' end,
        d.key, d.serial, d.args, d.kwargs, d.policy, d.headers, d.tags, d.created_at, null, d.expires_at,
        d.worker, d.claimed_at, d.finished_at, d.result, d.error
