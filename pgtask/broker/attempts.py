@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 
-from pgtask.broker.statement import Row, Statement, nothing, scalar
+from pgtask.broker.statement import (
+    Row,
+    Statement,
+    array_of_numbers,
+    array_of_texts,
+    nothing,
+    scalar,
+)
 from pgtask.job import Attempt
 
 
@@ -129,11 +136,18 @@ def claim(
             "queues": [each.queue for each in ranges],
             "tasks": list(tasks),
             "idle_for": idle_for,
-            "lows": _numbers(each.low for each in ranges),
-            "highs": _numbers(each.high for each in ranges),
-            "froms": _numbers(each.seq for each in ranges),
+            "lows": array_of_numbers(each.low for each in ranges),
+            "highs": array_of_numbers(each.high for each in ranges),
+            "froms": array_of_numbers(each.seq for each in ranges),
         },
         lambda rows: [Claimed(*row) for row in rows],
+    )
+
+
+def raise_flag(idle_for: float) -> Statement[None]:
+    """Have enqueues notify for `idle_for` seconds, as claims that find little do."""
+    return Statement(
+        "select pgtask._raise_flag(%(idle_for)s::float8)", {"idle_for": idle_for}, nothing
     )
 
 
@@ -152,9 +166,9 @@ def finish(
     """
     params: dict[str, Any] = {
         "worker": worker,
-        "ids": _numbers([outcome.id for outcome in ended]),
-        "epochs": _numbers([outcome.epoch for outcome in ended]),
-        "results": _texts([outcome.result for outcome in ended]),
+        "ids": array_of_numbers([outcome.id for outcome in ended]),
+        "epochs": array_of_numbers([outcome.epoch for outcome in ended]),
+        "results": array_of_texts([outcome.result for outcome in ended]),
     }
     if not patient and all(outcome.verdict == "succeeded" for outcome in ended):
         return Statement(
@@ -234,26 +248,6 @@ def purge(age: float, page: int = 5000) -> Statement[int]:
     """Remove one page of finished jobs older than `age` seconds; answers how many."""
     return Statement(
         "select pgtask.purge(%(age)s::float8, %(page)s::int)", {"age": age, "page": page}, scalar
-    )
-
-
-# Array literals: building them here is several times cheaper than adapting each element.
-def _numbers(values: Iterable[int]) -> str:
-    return "{" + ",".join(map(str, values)) + "}"
-
-
-def _texts(values: Iterable[str | None]) -> str:
-    return (
-        "{"
-        + ",".join(
-            [
-                "NULL"
-                if value is None
-                else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-                for value in values
-            ]
-        )
-        + "}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pgtask.broker.statement import Row, Statement
+from pgtask.broker.statement import Row, Statement, array_of_texts
 from pgtask.signature import Signature
 
 
@@ -26,18 +26,20 @@ def enqueue(signatures: Sequence[Signature]) -> Statement[list[tuple[int, bool]]
     """Insert jobs of one task that share their options; answers (id, created) in order."""
     first = signatures[0]
     options = first.options
+    kwargs = [signature.kwargs for signature in signatures]
     keys = [signature.key for signature in signatures]
     serials = [signature.serial for signature in signatures]
     return Statement(
-        "select * from pgtask._enqueue(%(task)s::text, %(args)s::json[], %(kwargs)s::json[],"
-        " %(queue)s::text, %(priority)s::int, %(delay)s::float8, %(run_at)s::timestamptz,"
-        " %(keys)s::text[], %(on_conflict)s::text, %(serials)s::text[], %(max_attempts)s::int,"
+        "select * from pgtask._enqueue(%(task)s::text, %(args)s::text::json[],"
+        " %(kwargs)s::text::json[], %(queue)s::text, %(priority)s::int, %(delay)s::float8,"
+        " %(run_at)s::timestamptz, %(keys)s::text[], %(on_conflict)s::text,"
+        " %(serials)s::text[], %(max_attempts)s::int,"
         " %(max_crashes)s::int, %(expires_in)s::float8, %(expires_at)s::timestamptz,"
         " %(keep)s::text, %(policy)s::json, %(headers)s::json, %(tags)s::text[])",
         {
             "task": first.task,
-            "args": [signature.args for signature in signatures],
-            "kwargs": [signature.kwargs for signature in signatures],
+            "args": array_of_texts([signature.args for signature in signatures]),
+            "kwargs": array_of_texts(kwargs) if any(kwargs) else None,
             "queue": options.queue,
             "priority": options.priority,
             "delay": options.delay,

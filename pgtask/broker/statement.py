@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, LiteralString, TypeVar
 
@@ -29,3 +29,25 @@ def nothing(rows: Sequence[Row]) -> None:
 def scalar(rows: Sequence[Row]) -> Any:
     """Read the first column of the only row."""
     return rows[0][0]
+
+
+# Array literals: building one here is several times cheaper than adapting each element.
+def array_of_numbers(values: Iterable[int]) -> str:
+    """Return them as PostgreSQL writes an array."""
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def array_of_texts(values: Iterable[str | None]) -> str:
+    """Return them as PostgreSQL writes an array."""
+    return (
+        "{"
+        + ",".join(
+            [
+                "NULL"
+                if value is None
+                else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+                for value in values
+            ]
+        )
+        + "}"
+    )

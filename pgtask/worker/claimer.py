@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fnmatch
 import logging
+import math
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -28,6 +29,11 @@ LOOK_FOR_QUEUES = 1.0  # s between two looks for queues that this worker has not
 LATE = 60.0  # s after which a claim that was given up is over on the server too, by its time-out
 LOOK_FOR_LATE = 5.0
 DRAIN_POLL = 0.1
+# From so many jobs a second on, found by claims that leave room, the worker looks by itself every few
+# ms and asks not to be notified: a notifying commit takes a lock that all of the server's share.
+OFTEN, SELDOM = 1000.0, 400.0  # jobs/s: begin and end of that
+BREATH = 0.002  # s between two such looks
+MEMORY = 0.05  # s over which the rate is measured
 CATCH_BREATH = 0.25  # share of the room that must be free before a busy worker claims again
 
 
@@ -60,6 +66,9 @@ class Claimer:
         # Transactions that may have enqueued before the idle flag was up, and so will not notify.
         self._silent: set[int] = set()
         self._resting = False  # the last poll found nothing
+        self._rate = 0.0  # jobs/s
+        self._counted = float("-inf")
+        self._often = False  # looks by itself, and is not notified
         self._in_doubt = False
         self._late_until = self._reconciled = float("-inf")
 
@@ -99,9 +108,11 @@ class Claimer:
         await self._reconcile()
         rooms = self._children.rooms()
         if not rooms:
+            await self._let_others_be_notified()
             await self._changed(0.5)
             return False
         more, found = await self._claim_for(rooms)
+        self._count(found)
         if more:
             await self._good_room(more)
         elif (
@@ -114,6 +125,8 @@ class Claimer:
             known = len(self._queues)
             await self._look_for_queues()
             return len(self._queues) == known
+        elif self._often:
+            await asyncio.sleep(BREATH)
         else:
             asked = {room.is_async for room in rooms}
             await self._idle(asked, DRAIN_POLL if drain else self._poll)
@@ -154,7 +167,9 @@ class Claimer:
         ranges, sweep = windows.ranges(self._queues, began)
         # Without a queue to look in, too: it raises the flag that makes enqueues notify.
         jobs = await self._link.run(
-            attempts.claim(self._worker, limit, ranges, room.tasks, self._poll)
+            attempts.claim(
+                self._worker, limit, ranges, room.tasks, 0.0 if self._often else self._poll
+            )
         )
         if sweep:
             windows.swept(clock(), clock() - began)
@@ -165,6 +180,28 @@ class Claimer:
         places = [(queue, priority, seq) for (queue, priority), seq in last.items()]
         windows.claimed(began, self._queues, places, short=len(jobs) < limit)
         return jobs
+
+    def _count(self, found: int) -> None:
+        """Measure how many jobs come, and decide whether to wait for notifications."""
+        now = asyncio.get_running_loop().time()
+        passed = max(now - self._counted, 1e-6)
+        self._counted = now
+        self._rate += (found / passed - self._rate) * -math.expm1(-passed / MEMORY)
+        if self._often and self._rate < SELDOM:
+            self._often = False
+            # Whoever enqueued while the flag was down did not notify, and may not have committed.
+            self._looked_for_writers = float("-inf")
+            self._resting = False
+        elif not self._often and self._rate > OFTEN:
+            self._often = True
+
+    async def _let_others_be_notified(self) -> None:
+        # This one takes no more for now; the flag that it lowered was theirs, too.
+        if self._often:
+            self._often = False
+            self._rate = 0.0
+            self._looked_for_writers = float("-inf")
+            await self._link.run(attempts.raise_flag(self._poll))
 
     def _is_over(self) -> bool:
         return not self._children.in_flight and not self._completer.backlog

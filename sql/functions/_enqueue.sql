@@ -9,6 +9,7 @@ create or replace function pgtask._enqueue(
   p_keep text, p_policy json, p_headers json, p_tags text[]
 ) returns table (id bigint, created boolean)
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
@@ -40,7 +41,16 @@ begin
       cardinality(p_kwargs), cardinality(p_keys), cardinality(p_serials) using errcode = 'TQ002';
   end if;
 
-  if p_keys is null then
+  if p_keys is null and cardinality(p_args) = 1 and v_now_due
+     and coalesce(pg_column_size(p_args[1]), 0) + coalesce(pg_column_size(p_kwargs[1]), 0) <= 2000 then
+    v_id := nextval('pgtask.seq');
+    insert into pgtask.ready (id, seq, created_at, priority, max_attempts, max_crashes, keep, task, queue,
+                              args, kwargs, serial, policy, headers, tags, expires_at)
+    values (v_id, v_id, v_now, coalesce(p_priority, 0), coalesce(p_max_attempts, 3), nullif(p_max_crashes, 3),
+            coalesce(left(p_keep, 1), 'a')::"char", p_task, v_queue, coalesce(p_args[1], '[]'), p_kwargs[1],
+            p_serials[1], p_policy, p_headers, p_tags, v_expires);
+    return query select v_id, true;
+  elsif p_keys is null then
     return query
     with new as materialized (
       select nextval('pgtask.seq') as id, coalesce(c.args, '[]') as args, c.kwargs, c.serial, c.place,

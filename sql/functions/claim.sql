@@ -1,6 +1,7 @@
 -- Take up to p_n ready jobs for a worker: priority first, then first in, queue by queue in the order
 -- given. Finding fewer raises the idle flag and looks once more, so that an answer of fewer than p_n
--- means: whoever enqueues within p_idle_for seconds will notify.
+-- means: whoever enqueues within p_idle_for seconds will notify. With 0 the flag is lowered instead:
+-- the worker looks again within milliseconds, and notifications would only slow the producers down.
 --
 -- A worker may say where to look: then p_queues names a queue once for each range of priorities
 -- (p_lows .. p_highs), and p_froms the place (seq) to begin at, which counts where both are one priority.
@@ -43,6 +44,9 @@ begin
   -- knows its place: it passes by what anybody has ever locked, which the next look from the front finds,
   -- and what is locked after it looked it waits for, no longer than lock_timeout.
   v_bare := p_froms is not null and pg_try_advisory_xact_lock(618033988, 3);
+  if p_idle_for = 0 and pg_sequence_last_value('pgtask.idle_until'::regclass) > extract(epoch from clock_timestamp()) * 1000 then
+    perform setval('pgtask.idle_until', 0);
+  end if;
   loop
     for look in 1..2 loop
       -- The second look finds what the first one took again, in its right place.
@@ -51,9 +55,9 @@ begin
       for v_range in
         select u.queue, coalesce(u.low, -100)::smallint as low, coalesce(u.high, 100)::smallint as high, coalesce(u.seq, 0) as seq
         from unnest(p_queues, p_lows, p_highs, p_froms) with ordinality as u (queue, low, high, seq, place)
+        where not exists (select from pgtask.queue q where q.name = u.queue and q.paused)
         order by u.place
       loop
-        continue when exists (select from pgtask.queue q where q.name = v_range.queue and q.paused);
         if v_bare and v_range.low = v_range.high then
           select array_agg(c.place), count(c.special) > 0
           into v_found, v_special
@@ -84,7 +88,7 @@ begin
         end if;
       end loop;
       exit when look = 2;
-      if cardinality(v_all) < v_left then
+      if p_idle_for > 0 and cardinality(v_all) < v_left then
         -- Room is left: raise the flag, at most about twice a second, then look again.
         v_until := extract(epoch from clock_timestamp()) * 1000;
         if coalesce(pg_sequence_last_value('pgtask.idle_until'::regclass), 0) < v_until + p_idle_for * 1000 + 200 then
@@ -121,11 +125,11 @@ begin
       from gone g
     )
     select g.id, g.epoch + 1, (g.attempt + 1)::smallint, g.max_attempts, g.task, g.queue,
-           coalesce(g.args::text, (select p.args::text from pgtask.payload p where p.job = g.id)),
-           case when g.args is not null then g.kwargs::text
-                else (select p.kwargs::text from pgtask.payload p where p.job = g.id) end,
+           case when g.args is null then l.args else g.args end::text,
+           case when g.args is null then l.kwargs else g.kwargs end::text,
            g.policy::text, g.headers::text, g.tags, g.serial is not null, g.priority, g.seq
     from gone g
+    left join lateral (select p.args, p.kwargs from pgtask.payload p where g.args is null and p.job = g.id offset 0) l on true
     order by g.priority desc, g.seq;
     exit when not v_any and not v_bare;
     get diagnostics v_moved = row_count;
