@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -133,11 +134,14 @@ class Client:
     @property
     def broker(self) -> Broker:
         connections = self._of_this_process()
-        if connections.broker is None:
-            from pgtask.broker.pool import Broker
+        if (known := connections.broker) is not None:
+            return known
+        from pgtask.broker.pool import Broker
 
-            connections.broker = Broker(self._dsn())
-        return connections.broker
+        with connections.opening:
+            if connections.broker is None:
+                connections.broker = Broker(self._dsn())
+            return connections.broker
 
     async def abroker(self) -> AsyncBroker:
         import asyncio
@@ -158,11 +162,14 @@ class Client:
     @property
     def listener(self) -> ResultListener:
         connections = self._of_this_process()
-        if connections.listener is None:
-            from pgtask.broker.listener import ResultListener
+        if (known := connections.listener) is not None:
+            return known
+        from pgtask.broker.listener import ResultListener
 
-            connections.listener = ResultListener(self.config().listen_dsn or self._dsn())
-        return connections.listener
+        with connections.opening:
+            if connections.listener is None:
+                connections.listener = ResultListener(self.config().listen_dsn or self._dsn())
+            return connections.listener
 
     def close(self) -> None:
         """Close what synchronous code opened; it opens again when needed."""
@@ -187,6 +194,8 @@ class Client:
         """Forget what was found with the settings before; whoever changes them calls this."""
         self.close()
         self._mine = None
+        self._checked.clear()
+        self._checked_engines.clear()
 
     def _dsn(self) -> str:
         from pgtask.database import database_url
@@ -281,6 +290,7 @@ class _Connections:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
+        self.opening = threading.Lock()  # two threads that come first must not open two pools
         self.broker: Broker | None = None
         self.async_brokers: dict[AbstractEventLoop, AsyncBroker] = {}
         self.listener: ResultListener | None = None

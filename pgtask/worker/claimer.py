@@ -23,15 +23,14 @@ log = logging.getLogger("pgtask.worker")
 
 MOST = 500  # jobs in one claim
 LOOK_FOR_WRITERS = 1.0  # s between two looks at the transactions in progress, at most
-FRESH = 0.5  # s such a look stays good enough when this worker becomes idle
 SOON, LATER = 0.005, 0.25  # s between looks whether one of them has ended
 LOOK_FOR_QUEUES = 1.0  # s between two looks for queues that this worker has not met
 LATE = 60.0  # s after which a claim that was given up is over on the server too, by its time-out
 LOOK_FOR_LATE = 5.0
 DRAIN_POLL = 0.1
-# From so many jobs a second on, found by claims that leave room, the worker looks by itself every few
-# ms and asks not to be notified: a notifying commit takes a lock that all of the server's share.
-OFTEN, SELDOM = 1000.0, 400.0  # jobs/s: begin and end of that
+# From so many jobs a second on the worker looks by itself every few ms and asks not to be notified:
+# a notifying commit takes a lock that all of the server's share.
+OFTEN, SELDOM = 250.0, 100.0  # jobs/s: begin and end of that
 BREATH = 0.002  # s between two such looks
 MEMORY = 0.05  # s over which the rate is measured
 CATCH_BREATH = 0.25  # share of the room that must be free before a busy worker claims again
@@ -65,6 +64,7 @@ class Claimer:
         self._windows = {False: Windows(), True: Windows()}  # of sync and async tasks
         # Transactions that may have enqueued before the idle flag was up, and so will not notify.
         self._silent: set[int] = set()
+        self._was_up = False  # the flag, all the time since they were looked for
         self._resting = False  # the last poll found nothing
         self._rate = 0.0  # jobs/s
         self._counted = float("-inf")
@@ -91,6 +91,7 @@ class Claimer:
                 failures = 0
             except Unavailable as error:
                 self._in_doubt = True
+                self._was_up = False
                 for windows in self._windows.values():
                     windows.forget()
                 pause = pause_after(failures)
@@ -108,9 +109,11 @@ class Claimer:
         await self._reconcile()
         rooms = self._children.rooms()
         if not rooms:
+            self._was_up = False
             await self._let_others_be_notified()
             await self._changed(0.5)
             return False
+        unannounced = self._often
         more, found = await self._claim_for(rooms)
         self._count(found)
         if more:
@@ -125,7 +128,8 @@ class Claimer:
             known = len(self._queues)
             await self._look_for_queues()
             return len(self._queues) == known
-        elif self._often:
+        elif unannounced or self._often:
+            # Not to wait for notifications before a claim has asked for them.
             await asyncio.sleep(BREATH)
         else:
             asked = {room.is_async for room in rooms}
@@ -143,6 +147,8 @@ class Claimer:
             found += len(jobs)
             if len(jobs) >= limit:
                 more.add(room.is_async)
+            # Only a claim that leaves room keeps the flag up.
+            self._was_up = self._was_up and len(jobs) < limit and not self._often
         # At rest nobody needs to know who writes: no mark moves, and the flag stays up.
         self._resting = self._resting and not found
         if found:
@@ -189,9 +195,6 @@ class Claimer:
         self._rate += (found / passed - self._rate) * -math.expm1(-passed / MEMORY)
         if self._often and self._rate < SELDOM:
             self._often = False
-            # Whoever enqueued while the flag was down did not notify, and may not have committed.
-            self._looked_for_writers = float("-inf")
-            self._resting = False
         elif not self._often and self._rate > OFTEN:
             self._often = True
 
@@ -200,7 +203,6 @@ class Claimer:
         if self._often:
             self._often = False
             self._rate = 0.0
-            self._looked_for_writers = float("-inf")
             await self._link.run(attempts.raise_flag(self._poll))
 
     def _is_over(self) -> bool:
@@ -285,13 +287,13 @@ class Claimer:
 
     async def _idle(self, asked: set[bool], poll: float) -> None:
         """There is no more of what was asked for: wait for a wake-up, other room, or the poll."""
-        loop = asyncio.get_running_loop()
         pause = SOON
         try:
-            if not self._resting and loop.time() - self._looked_for_writers > FRESH:
+            if not self._was_up:
                 # The flag is up by now. Whoever enqueued before, and has not committed yet, saw it
                 # down: when one of these ends, look again.
                 self._silent = await self._look_for_writers()
+                self._was_up = True
             async with asyncio.timeout(poll):
                 while not self._woken.is_set():
                     # Full of one kind of task, only the other kind was asked for.

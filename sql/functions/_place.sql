@@ -9,7 +9,7 @@ begin
     p_job.kwargs := null;
   end if;
   if p_run_at is null or p_run_at <= clock_timestamp() then
-    insert into pgtask.ready select (p_job).*, nextval('pgtask.seq');
+    insert into pgtask.ready select nextval('pgtask.seq'), (p_job).*;
   else
     insert into pgtask.waiting select (p_job).*, p_run_at, null;
   end if;

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -474,6 +476,21 @@ def test_a_forked_child_makes_its_own_connections(connection: psycopg.Connection
     assert childs != parents
     assert app.client.broker.run(backend) == parents
     assert stored(connection) == [[1], [2], [3]]
+
+
+def test_threads_that_come_first_together_share_one_pool(
+    connection: psycopg.Connection[Any],
+) -> None:
+    for _ in range(20):
+        app.client.close()
+        with ThreadPoolExecutor(8) as threads:
+            brokers = threads.map(broker_after, [threading.Barrier(8)] * 8)
+            assert len({id(broker) for broker in brokers}) == 1
+
+
+def broker_after(start: threading.Barrier) -> object:
+    start.wait()
+    return app.client.broker
 
 
 def test_event_loops_that_ended_leave_no_connections_behind(

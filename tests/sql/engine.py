@@ -28,7 +28,8 @@ _OPTIONS = (
     "max_crashes", "expires_in", "expires_at", "keep", "headers", "tags",
 )  # fmt: skip
 _EVERYWHERE: LiteralString = (
-    "select tbl, id, epoch, attempt, crashes, key, serial, worker, args is null as stored from ("
+    "select tbl, id, epoch, attempt, coalesce(crashes, 0) as crashes, key, serial, worker,"
+    " args is null as stored from ("
     "select 'waiting' as tbl, id, epoch, attempt, crashes, key, serial, null::uuid as worker, args"
     " from pgtask.waiting union all select 'ready', id, epoch, attempt, crashes, key, serial, null,"
     " args from pgtask.ready union all select 'running', id, epoch, attempt, crashes, key, serial,"

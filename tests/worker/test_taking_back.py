@@ -103,5 +103,5 @@ def test_over_many_mixed_jobs_none_runs_twice_and_none_is_lost(
     assert max(effects.values()) == 1
     by_job = Counter(line.split()[0] for line in effects)
     assert by_job == Counter(f"{sign}{job.id}" for job in jobs for sign in "+-")
-    attempts = connection.execute("select distinct state, attempt from pgtask.done").fetchall()
+    attempts = connection.execute("select distinct state, attempt from pgtask.jobs").fetchall()
     assert attempts == [("succeeded", 1)]
