@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--growth", action="store_true", help="children, workers, payload, backlog")
     mode.add_argument("--cpu", action="store_true", help="tasks that compute, on two children")
-    mode.add_argument("--soak", type=float, metavar="MINUTES", help="three pinned horizons, each")
+    mode.add_argument("--soak", type=float, metavar="MINUTES", help="1,000 jobs/s, horizon pinned")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument("--write", action="store_true", help="then write the performance page")
     parser.add_argument("--only-write", action="store_true", help="write it from stored results")

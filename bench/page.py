@@ -80,9 +80,9 @@ def _sections(stored: Mapping[str, Any], folder: str, drawn: list[Plot]) -> Iter
     if soak := stored.get("soak"):
         minutes = soak["seconds_each"] / 60
         yield (
-            f"## A horizon held back\n\n{soak['rate']:,.0f} jobs/s for {minutes:g} minutes each:"
-            " while a snapshot is open, while a transaction that has written sits idle, and while"
-            f" one that has enqueued stays open.\n\n{_goals(soak)}"
+            f"## A horizon held back\n\n{soak['rate']:,.0f} jobs/s for {minutes:g} minutes"
+            " while a snapshot is open, a transaction that has written sits idle, and one that has"
+            f" enqueued stays open.\n\n{_goals(soak)}"
         )
         yield pictures(plots.of_soak(soak))
     yield _HOW.rstrip()

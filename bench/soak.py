@@ -67,28 +67,28 @@ def _end(connection: psycopg.Connection[Any]) -> float:
     return time.time()
 
 
-PINS = {"snapshot": _snapshot, "writer": _writer, "late": _late}
+@contextmanager
+def _pinned(subject: Subject) -> Iterator[Release]:
+    """All three at once; the last one ends first, when told to."""
+    with _snapshot(subject), _writer(subject), _late(subject) as release:
+        yield release
 
 
 def measure(stand: Stand, seconds: float) -> dict[str, Any]:
-    """Each pin for so long: windows of latency and claim time, and the verdicts."""
-    pins = {}
-    for name, pin in PINS.items():
-        with stand.fresh(PGTASK) as subject:
-            # Before the worker: its sessions read the setting when they start.
-            with subject.postgres.connect(subject.database) as look:
-                count_claims(look)
-            with subject.ready_worker() as worker, pin(subject) as release:
-                pins[name] = _soaked(
-                    subject, worker, release, seconds, LATE_JOBS if pin is _late else 0
-                )
-        shown = {key: value for key, value in pins[name].items() if key != "windows"}
-        say(f"  {name}: {shown}")
+    """Windows of latency and claim time, and the verdicts."""
+    with stand.fresh(PGTASK) as subject:
+        # Before the worker: its sessions read the setting when they start.
+        with subject.postgres.connect(subject.database) as look:
+            count_claims(look)
+        with subject.ready_worker() as worker, _pinned(subject) as release:
+            found = _soaked(subject, worker, release, seconds)
+    say(f"  {({key: value for key, value in found.items() if key != 'windows'})}")
+    pins = {"pinned": found}
     return {"pins": pins, "goals": _goals(pins), "seconds_each": seconds, "rate": RATE}
 
 
 def _soaked(
-    subject: Subject, worker: Worker, release: Release, seconds: float, late_jobs: int
+    subject: Subject, worker: Worker, release: Release, seconds: float
 ) -> dict[str, Any]:
     samples: list[tuple[float, Claims]] = []
     begun = time.time()
@@ -105,7 +105,7 @@ def _soaked(
         dead = look.execute("select sum(n_dead_tup)::bigint from pg_stat_user_tables").fetchone()
     subject.wait_for(int(answer["jobs"]), worker, 10.0)
     ended = release()
-    late = _late_starts(subject, ended, late_jobs)
+    late = _late_starts(subject, ended, LATE_JOBS)
     records = [(sent / 1e6, (start - sent) / 1e3) for sent, start in subject.taken() if sent > 0]
     windows = list(_windows(begun, records, samples))
     return {
@@ -113,7 +113,7 @@ def _soaked(
         "begun": len(records),
         "sent": answer["sent"],
         "dead_tuples": dead[0] if dead else 0,
-        "late_s": max(late) if late_jobs and len(late) == late_jobs else None,
+        "late_s": max(late) if len(late) == LATE_JOBS else None,
         "late_begun": len(late),
         "windows": windows,
     }
@@ -164,7 +164,7 @@ def _goals(pins: dict[str, Any]) -> list[dict[str, Any]]:
     verdicts.append(
         judge_one(
             *("soak", "late committer: jobs begun after COMMIT, s"),
-            *(LATE, pins["late"]["late_s"]),
+            *(LATE, pins["pinned"]["late_s"]),
             at_least=False,
         )
     )

@@ -29,6 +29,7 @@ log = logging.getLogger("pgtask.worker")
 
 TICK = 0.05  # s between two looks at time limits and at jobs stuck behind a long one
 IDLE_TICK = 0.25  # s, while there is nothing to look at
+MANY = 64  # jobs in flight
 PATIENCE = 0.5  # s all children may be busy with one job each before waiting jobs are given back
 MAX_RESPAWN_PAUSE = 30.0
 MAX_STILLBORN = 5  # children in a row that ended without a handshake: the start-up is broken
@@ -118,6 +119,14 @@ class Children:
         """How many attempts the children hold."""
         held = sum(len(child.held) for child in self._children.values())
         return held + sum(map(len, self._queued.values()))
+
+    @property
+    def are_pressed(self) -> bool:
+        """Whether outcomes come one upon the other: nobody waits for the next to be recorded."""
+        if self.in_flight >= MANY:
+            return True
+        sync = [len(child.held) for child in self._children.values() if not child.is_async]
+        return bool(sync) and min(sync) > 1
 
     @property
     def kinds(self) -> int:

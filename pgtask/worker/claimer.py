@@ -33,7 +33,7 @@ DRAIN_POLL = 0.1
 OFTEN, SELDOM = 250.0, 100.0  # jobs/s: begin and end of that
 BREATH = 0.002  # s between two such looks
 MEMORY = 0.05  # s over which the rate is measured
-CATCH_BREATH = 0.25  # share of the room that must be free before a busy worker claims again
+CATCH_BREATH = 0.5  # share of the room that must be free before a busy worker claims again
 
 
 class Claimer:

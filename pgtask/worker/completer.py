@@ -19,8 +19,7 @@ from pgtask.errors import Refused, Unavailable
 log = logging.getLogger("pgtask.worker")
 
 MOST = 500  # outcomes in one statement
-LINGER = 0.008  # s a few outcomes wait for company while many jobs are in flight
-BUSY = 64  # jobs in flight from which on there is company to wait for
+LINGER = 0.02  # s a few outcomes wait for company while every child has more to do
 BUSY_PAUSE = 0.05  # s before an outcome whose row was locked is sent again
 LAST_FLUSH = 10.0  # s for what is left when the worker ends
 LAST_TRIES = 3.0  # s of these during which an unreachable database is tried again
@@ -48,7 +47,7 @@ class Completer:
             None  # the shortest delay of what was sent back, for the pulse
         )
         self._sender = asyncio.Lock()
-        self.in_flight: Callable[[], int] = int
+        self.expects_more: Callable[[], bool] = bool
         self.in_hands: Callable[[], set[tuple[int, int]]] = set
 
     @classmethod
@@ -119,7 +118,7 @@ class Completer:
             if not self._waiting and not self._sending:
                 self._arrived.clear()
                 await self._arrived.wait()
-            if len(self._waiting) < MOST and self.in_flight() >= BUSY:
+            if len(self._waiting) < MOST and self.expects_more():
                 await asyncio.sleep(LINGER)
             try:
                 async with self._sender:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # Work a child may hold: enough that it does not run dry while the supervisor talks to the database,
 # little enough that a new job of high priority does not wait long behind it.
-AHEAD = 0.015  # s
+AHEAD = 0.04  # s
 MOST = 256  # jobs
 WEIGHT = 0.2  # of the newest measurement in the moving average
 

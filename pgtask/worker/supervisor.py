@@ -100,7 +100,7 @@ class _Supervisor:
                     finished=completer.add,
                 ) as children,
             ):
-                completer.in_flight = lambda: children.in_flight
+                completer.expects_more = lambda: children.are_pressed
                 completer.in_hands = children.holds
                 await pulse.register(
                     WorkerRow(
