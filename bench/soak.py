@@ -82,14 +82,12 @@ def measure(stand: Stand, seconds: float) -> dict[str, Any]:
             count_claims(look)
         with subject.ready_worker() as worker, _pinned(subject) as release:
             found = _soaked(subject, worker, release, seconds)
-    say(f"  {({key: value for key, value in found.items() if key != 'windows'})}")
+    say(f"  { ({key: value for key, value in found.items() if key != 'windows'}) }")
     pins = {"pinned": found}
     return {"pins": pins, "goals": _goals(pins), "seconds_each": seconds, "rate": RATE}
 
 
-def _soaked(
-    subject: Subject, worker: Worker, release: Release, seconds: float
-) -> dict[str, Any]:
+def _soaked(subject: Subject, worker: Worker, release: Release, seconds: float) -> dict[str, Any]:
     samples: list[tuple[float, Claims]] = []
     begun = time.time()
     with subject.postgres.connect(subject.database) as look:

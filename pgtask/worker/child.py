@@ -30,7 +30,7 @@ def serve(runner: Runner, connection: socket.socket, slot: Slot) -> None:
     outbox = _Outbox(connection)
     # The supervisor asks for what is done when the job after it turns out long. With this signal,
     # because where nobody handles it, it does nothing.
-    signal.signal(signal.SIGURG, outbox.on_signal)
+    signal.signal(signal.SIGURG, lambda number, frame: runner.undisturbed(outbox.on_signal))
     signal.siginterrupt(signal.SIGURG, False)  # noqa: FBT003 - has no name
     connection.sendall(wire.pack(wire.READY, me))
     while (frame := wire.receive(connection)) is not None:
@@ -101,7 +101,7 @@ class _Outbox:
             self._connection.sendall(data)
         self._busy = False
 
-    def on_signal(self, number: int, frame: object) -> None:
+    def on_signal(self) -> None:
         if self._busy:
             self._asked = True  # add() looks; flush() is sending all there is
         else:

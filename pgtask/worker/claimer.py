@@ -69,6 +69,7 @@ class Claimer:
         self._rate = 0.0  # jobs/s
         self._counted = float("-inf")
         self._often = False  # looks by itself, and is not notified
+        self._swept = False  # the last claims looked from the front
         self._in_doubt = False
         self._late_until = self._reconciled = float("-inf")
 
@@ -107,6 +108,8 @@ class Claimer:
         # Before the claim: what ends meanwhile may have enqueued more.
         over = self._is_over()
         await self._reconcile()
+        # Cleared before the look: what becomes free after it must not be missed.
+        self._children.changed.clear()
         rooms = self._children.rooms()
         if not rooms:
             self._was_up = False
@@ -115,8 +118,10 @@ class Claimer:
             return False
         unannounced = self._often
         more, found = await self._claim_for(rooms)
-        self._count(found)
+        if not more:
+            self._count(found)
         if more:
+            await self._let_others_be_notified()
             await self._good_room(more)
         elif (
             drain
@@ -125,6 +130,11 @@ class Claimer:
             and not self._woken.is_set()
             and len(rooms) == self._children.kinds
         ):
+            if not self._swept:
+                # Only a look from the front sees everything.
+                for windows in self._windows.values():
+                    windows.sweep_next()
+                return False
             known = len(self._queues)
             await self._look_for_queues()
             return len(self._queues) == known
@@ -140,6 +150,7 @@ class Claimer:
         """Return the kinds of task of which there may be more, and how many jobs were claimed."""
         more: set[bool] = set()
         found = 0
+        self._swept = True
         # A claim for each kind of task: each gets the batch that fits it, and remembers its places.
         for room in rooms:
             limit = min(MOST, room.free)
@@ -171,6 +182,7 @@ class Claimer:
         began = clock()
         windows = self._windows[room.is_async]
         ranges, sweep = windows.ranges(self._queues, began)
+        self._swept = self._swept and sweep
         # Without a queue to look in, too: it raises the flag that makes enqueues notify.
         jobs = await self._link.run(
             attempts.claim(
@@ -294,6 +306,8 @@ class Claimer:
                 # down: when one of these ends, look again.
                 self._silent = await self._look_for_writers()
                 self._was_up = True
+                # One more claim, for who committed between the last one and this look.
+                return
             async with asyncio.timeout(poll):
                 while not self._woken.is_set():
                     # Full of one kind of task, only the other kind was asked for.
@@ -316,7 +330,6 @@ class Claimer:
             self._resting = not self._silent
 
     async def _changed(self, seconds: float) -> bool:
-        self._children.changed.clear()
         try:
             async with asyncio.timeout(seconds):
                 await self._children.changed.wait()

@@ -180,7 +180,8 @@ class Completer:
         except psycopg.Error as error:
             await self._send_one_by_one(error)
             return
-        self._patient = False
+        # What is locked still would hold up the next batch as well.
+        self._patient = any(answer == "busy" for _, answer in answers)
         sent, self._sending = self._sending, []
         self._after(sent, answers)
         if any(answer == "busy" for _, answer in answers):

@@ -23,20 +23,27 @@ log = logging.getLogger("pgtask.worker")
 
 BEAT = 5.0  # s
 LEASE = 6 * BEAT  # silence after which a worker is taken for dead; not tunable apart from BEAT
-UPKEEP = 5.0  # s for one statement of maintenance: the next heartbeat waits behind it
+UPKEEP = 5.0  # s for one statement of maintenance: outcomes wait behind it
 LONGEST_NAP = 0.5  # s between two looks for due jobs
 MAINTENANCE = 3600.0
 SWEEP = 5.0
 PURGE = 60.0
 PURGE_PAGE = 1000
+DAY = 86_400.0
 
 
 class Pulse:
     """Registers the worker and keeps its lease; promotes, rescues, purges."""
 
     def __init__(
-        self, link: Link, worker: UUID, retention: float, tally: Counter[tuple[str, str]]
+        self,
+        lease: Link,
+        link: Link,
+        worker: UUID,
+        retention: float,
+        tally: Counter[tuple[str, str]],
     ) -> None:
+        self._lease = lease  # not the one where statements may take long
         self._link = link
         self._worker = worker
         self._retention = retention
@@ -48,10 +55,15 @@ class Pulse:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, link: Link, worker: UUID, retention: float, tally: Counter[tuple[str, str]]
+        cls,
+        lease: Link,
+        link: Link,
+        worker: UUID,
+        retention: float,
+        tally: Counter[tuple[str, str]],
     ) -> AsyncIterator[Pulse]:
         """Yield a pulse; on leaving, after all work is done, the worker's lease ends."""
-        pulse = cls(link, worker, retention, tally)
+        pulse = cls(lease, link, worker, retention, tally)
         try:
             yield pulse
         finally:
@@ -61,13 +73,13 @@ class Pulse:
     async def register(self, row: WorkerRow) -> None:
         """Begin the lease."""
         await self._link.run(attempts.maintain(self._retention), deadline=30.0)
-        await self._link.run(attempts.register(row))
+        await self._lease.run(attempts.register(row))
         self._registered = True
 
     async def _leave(self) -> None:
         try:
             await self._hand_in(deadline=2.0)
-            await self._link.run(attempts.deregister(self._worker), deadline=2.0)
+            await self._lease.run(attempts.deregister(self._worker), deadline=2.0)
         except WorkerNotAlive:
             log.debug("there is no lease to end: this worker was declared dead")
         except Unavailable as error:
@@ -100,7 +112,7 @@ class Pulse:
 
     async def _hand_in(self, *, deadline: float) -> list[tuple[int, bool]]:
         counted = dict(self._tally)
-        wishes = await self._link.run(attempts.heartbeat(self._worker, counted), deadline=deadline)
+        wishes = await self._lease.run(attempts.heartbeat(self._worker, counted), deadline=deadline)
         _take_off(self._tally, counted)
         return wishes
 
@@ -150,7 +162,9 @@ class Pulse:
         return BEAT
 
     async def _purge(self) -> float:
-        purged = await self._link.run(attempts.purge(self._retention, PURGE_PAGE), deadline=UPKEEP)
+        # Whole days are dropped, which costs nothing a job; row by row goes what they leave.
+        age = self._retention + DAY if self._retention >= DAY else self._retention
+        purged = await self._link.run(attempts.purge(age, PURGE_PAGE), deadline=UPKEEP)
         return 0.1 if purged >= PURGE_PAGE else PURGE
 
     async def _maintain(self) -> float:

@@ -88,7 +88,7 @@ class _Supervisor:
         ):
             await migrate.acheck(await control.connection())
             async with (
-                Pulse.open(control, worker, config.retention, self._tally) as pulse,
+                Pulse.open(claims, control, worker, config.retention, self._tally) as pulse,
                 Completer.open(control, worker, self._tally) as completer,
                 Children.open(
                     spec=self._spec,

@@ -65,6 +65,10 @@ class Windows:
                 ranges.append(Range(queue, LOWEST, above - 1, 0))
         return ranges, False
 
+    def sweep_next(self) -> None:
+        """Look from the front at the next claim."""
+        self._next_sweep = float("-inf")
+
     def swept(self, now: float, seconds: float) -> None:
         """Note a claim from the front that took so long."""
         pause = min(max(SWEEP, seconds / SWEEP_SHARE), LONGEST_SWEEP_PAUSE)

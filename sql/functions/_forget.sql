@@ -2,6 +2,8 @@
 -- when no row of done was kept, their payload and errors.
 create or replace function pgtask._forget(p_ids bigint[]) returns void
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp set enable_seqscan = off
+-- Its callers switch plans off that are right here.
+set enable_nestloop = on set enable_mergejoin = on set enable_bitmapscan = on
 as $$
 begin
   -- A producer may hold the key's row to pass it on; it treats a finished owner's key as free.

@@ -1,6 +1,8 @@
 -- A serial slot became free: the first job parked for it becomes ready.
 create or replace function pgtask._hand_over(p_keys text[]) returns void
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
+-- Its callers switch plans off that are right here.
+set enable_nestloop = on set enable_mergejoin = on set enable_bitmapscan = on
 as $$
 declare
   v_queues text[];

@@ -1,10 +1,11 @@
 -- Among rows of ready that a claim has locked: end the expired, give serial jobs their slot, and
--- park those whose slot is taken. What is left in ready afterwards may be claimed.
-create or replace function pgtask._hold(p_rows tid[]) returns void
+-- park those whose slot is taken. What is left in ready afterwards may be claimed. True when it took a slot.
+create or replace function pgtask._hold(p_rows tid[]) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
 as $$
 declare
   v_ended bigint[];
+  v_slots bigint;
   v_tasks text[];
 begin
   with gone as (
@@ -33,6 +34,7 @@ begin
         order by r.serial, r.priority desc, r.seq) c
   order by c.serial
   on conflict (key, n) do nothing;
+  get diagnostics v_slots = row_count;
 
   with gone as (
     delete from pgtask.ready r
@@ -45,6 +47,7 @@ begin
   select g.id, g.created_at, g.epoch, g.priority, g.attempt, g.max_attempts, g.crashes, g.max_crashes, g.keep, g.task, g.queue,
          g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.expires_at, g.serial
   from gone g;
+  return v_slots > 0;
 end $$;
 comment on function pgtask._hold(tid[]) is
   'End expired candidates of a claim, take serial slots, and park the jobs whose slot is taken.';

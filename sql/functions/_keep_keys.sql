@@ -2,6 +2,8 @@
 -- its key; when a producer holds the key's row to pass it on, the outcome is sent again later.
 create or replace function pgtask._keep_keys(p_rows tid[], p_ids bigint[], p_verdicts text[]) returns tid[]
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
+-- Its callers switch plans off that are right here.
+set enable_nestloop = on set enable_mergejoin = on set enable_bitmapscan = on
 as $$
 declare
   v_owned bigint[];

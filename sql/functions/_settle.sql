@@ -4,6 +4,8 @@ create or replace function pgtask._settle(
   p_reasons text[], p_types text[], p_messages text[], p_tracebacks text[],
   out ended bigint[], out ids bigint[])
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
+-- Its callers switch plans off that are right here.
+set enable_nestloop = on set enable_mergejoin = on set enable_bitmapscan = on
 as $$
 declare
   v_queues text[];

@@ -26,6 +26,7 @@ declare
   v_all     tid[] := '{}';
   v_any     boolean := false;
   v_bare    boolean;
+  v_slots   boolean;
   v_until   bigint;
   v_left    integer := p_n;
   v_moved   integer;
@@ -45,7 +46,11 @@ begin
   -- and what is locked after it looked it waits for, no longer than lock_timeout.
   v_bare := p_froms is not null and pg_try_advisory_xact_lock(618033988, 3);
   if p_idle_for = 0 and pg_sequence_last_value('pgtask.idle_until'::regclass) > extract(epoch from clock_timestamp()) * 1000 then
-    perform setval('pgtask.idle_until', 0);
+    -- It is everybody's flag: only who does all that the other living workers do may lower it.
+    if not exists (select from pgtask.worker w join pgtask.worker me on me.id = p_worker
+                   where w.alive and not (w.queues <@ me.queues and w.tasks <@ me.tasks)) then
+      perform setval('pgtask.idle_until', 0);
+    end if;
   end if;
   loop
     for look in 1..2 loop
@@ -102,15 +107,13 @@ begin
       v_bare := false;
     end loop;
 
-    v_durable := v_durable or v_any;
-    if not v_durable then
-      -- A claim lost in a server crash only runs the job again, which the contract allows; not so for
-      -- serial and on_crash = fail jobs, whose claims are durable.
-      perform set_config('synchronous_commit', 'off', true);
-    end if;
     exit when cardinality(v_all) = 0;
+    v_durable := v_durable or v_any;
     if v_any then
-      perform pgtask._hold(v_all);
+      v_slots := pgtask._hold(v_all);
+    elsif v_bare then
+      -- Give up before anybody's deadlock detector runs: the other one may be an application.
+      perform set_config('lock_timeout', '200ms', true);
     end if;
 
     return query
@@ -136,12 +139,14 @@ begin
     v_left := v_left - v_moved;
     -- Others were faster, or what had expired or was parked left room: look again, so that neither
     -- keeps this worker idle. Not with a serial slot in hand: slots are taken in one order, once a claim.
-    exit when v_moved = cardinality(v_all) or v_any and (
-      clock_timestamp() > v_begun + interval '300 ms'
-      or exists (select from pgtask.running r
-                 where r.worker = p_worker and r.claimed_at >= v_begun and r.serial is not null));
+    exit when v_moved = cardinality(v_all) or v_any and (v_slots or clock_timestamp() > v_begun + interval '300 ms');
     v_bare := false;
   end loop;
+  if not v_durable then
+    -- A claim lost in a server crash only runs the job again, which the contract allows; not so for
+    -- serial and on_crash = fail jobs, whose claims are durable.
+    perform set_config('synchronous_commit', 'off', true);
+  end if;
 end $$;
 comment on function pgtask.claim(uuid, integer, text[], text[], double precision, integer[], integer[], bigint[]) is
   'Move up to n ready jobs of these queues and tasks to running for a live worker and return them.';

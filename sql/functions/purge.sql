@@ -15,11 +15,16 @@ begin
     raise exception 'purge takes an age of at least 0 seconds and a page of at least 1, got % and %', p_finished, p_page
       using errcode = 'TQ002';
   end if;
-  with page as materialized (
-    select d.tableoid, d.ctid, d.id from pgtask.done d
-    where d.purge_at <= v_at or d.finished_at <= v_old and d.purge_at is null
+  -- Apart, so that a page of the second kind is looked for in old partitions only.
+  with told as materialized (
+    select d.tableoid, d.ctid, d.id from pgtask.done d where d.purge_at <= v_at
     limit p_page for update skip locked
   ),
+  aged as materialized (
+    select d.tableoid, d.ctid, d.id from pgtask.done d where d.finished_at <= v_old and d.purge_at is null
+    limit p_page for update skip locked
+  ),
+  page as materialized (select * from (table told union all table aged) p limit p_page),
   -- Keys whose owner ended while a producer held their row; a job whose key is held now is left.
   held as materialized (
     select k.key, k.job from pgtask.job_key k where k.job in (select p.id from page p) for update skip locked

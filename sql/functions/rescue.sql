@@ -21,14 +21,8 @@ begin
   -- Also those already known dead, because a claim of theirs may have committed late, and rows whose
   -- worker has no row at all.
   for v_worker in
-    with recursive holder as (
-      (select r.worker as id from pgtask.running r order by r.worker limit 1)
-      union all
-      select (select r.worker from pgtask.running r where r.worker > h.id order by r.worker limit 1)
-      from holder h where h.id is not null
-    )
-    select h.id from holder h
-    where h.id is not null and not exists (select from pgtask.worker w where w.id = h.id and w.alive)
+    select h.id from (select distinct r.worker as id from pgtask.running r) h
+    where not exists (select from pgtask.worker w where w.id = h.id and w.alive)
   loop
     v_total := 0;
     v_last := 0;

@@ -1,6 +1,7 @@
 -- Worker processes of the last day.
 create or replace view pgtask.workers as
 select w.id, w.host, w.pid, w.version, w.queues, w.tasks, w.children, w.started_at, w.last_beat_at, w.alive, w.died_at,
-       (select count(*) from pgtask.running r where r.worker = w.id) as running
-from pgtask.worker w;
+       coalesce(h.jobs, 0) as running
+from pgtask.worker w
+left join (select r.worker, count(*) as jobs from pgtask.running r group by r.worker) h on h.worker = w.id;
 comment on view pgtask.workers is 'Worker processes, alive or dead within a day, and how many jobs each holds.';

@@ -39,7 +39,15 @@ class Plan:
         return {
             node["Relation Name"]
             for node in self.nodes()
-            if node["Node Type"] == "Seq Scan" and node["Actual Loops"] > 0
+            if node["Actual Loops"] > 0
+            and (
+                node["Node Type"] == "Seq Scan"
+                or (
+                    node["Node Type"] in ("Index Scan", "Index Only Scan")
+                    and "Index Cond" not in node
+                    and node["Actual Rows"] > 1000  # not the first few in its order
+                )
+            )
         } & HOT
 
     @property
@@ -105,7 +113,7 @@ def explained(
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("load 'auto_explain'")
         yield Explained(connection)
-    for table in (*sorted(HOT), "slot", "attempt_error", "cancel_request"):
+    for table in (*sorted(HOT), "done", "slot", "attempt_error", "cancel_request"):
         engine.connection.execute(f"truncate pgtask.{table}".encode())
 
 
@@ -115,10 +123,18 @@ QUEUES = ("q0", "q1", "q2", "q3", "q4")
 def test_no_call_of_a_worker_or_a_producer_walks_a_table(explained: Explained) -> None:
     worker = explained.worker()
     for _ in range(7):  # more often than it takes PostgreSQL to settle on a generic plan
+        # Two with a key and large arguments, four of two serial lanes, and what is there.
+        explained.enqueue_many([["x" * 3000]] * 2, keys=["a", "b"], queue="q0", priority=100)
+        explained.enqueue_many([[]] * 4, serials=["a", "a", "b", "b"], queue="q0", priority=99)
+        assert explained.walked() == set()
         jobs = explained.claim(worker, 20, queues=QUEUES)
         assert len(jobs) >= 10
         assert explained.walked() == set()
-        explained.finish(worker, jobs[:5])
+        explained.finish(worker, jobs[:1])
+        assert explained.walked() == set()
+        explained.finish(worker, jobs[1:4:2], "failed")
+        assert explained.walked() == set()
+        explained.finish(worker, jobs[2:5:2])
         assert explained.walked() == set()
         explained.finish(worker, jobs[5:], "retried", delays=[60.0] * len(jobs[5:]))
         assert explained.walked() == set()

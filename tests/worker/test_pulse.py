@@ -41,7 +41,7 @@ def alive(connection: Connection, worker: UUID) -> bool:
 def with_pulse(dsn: str, story: Any) -> None:
     async def run() -> None:
         async with Link.open(dsn, "control") as link:
-            await asyncio.wait_for(story(Pulse(link, uuid4(), 3600.0, Counter())), 20)
+            await asyncio.wait_for(story(Pulse(link, link, uuid4(), 3600.0, Counter())), 20)
 
     asyncio.run(run())
 
