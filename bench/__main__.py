@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import growth, measures, page, report, rounds, share, soak
-from bench.catalog import PGTASK, Product
+from bench.catalog import FLOORS, PEERS, PGTASK, Product
 from bench.subject import Stand
 from bench.words import say
 
@@ -59,8 +59,8 @@ def _measure(
         mode, document = "soak", _mode(arguments, lambda stand: soak.measure(stand, seconds))
     else:
         mode, document = "rows", _rows(arguments, rows, products, scale)
-    # The page is made of whole runs, and others do not overwrite them.
-    part = "-part" if arguments.only or arguments.peers else ""
+    # The page is made of runs of all rows, which others do not overwrite; it says who is missing.
+    part = "-part" if arguments.only or arguments.peers == "none" else ""
     size = "-quick" if arguments.quick else "-tiny" if arguments.tiny else ""
     folder = arguments.cache / "results"
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,6 +82,13 @@ def _rows(
         arguments.rounds or (1 if once else 3),
         alone=("idle",) if arguments.quick else (),
     )
+    if arguments.peers:
+        named = {product.name for product in products}
+        run.missing |= {
+            each.name: "left out of this run by --peers"
+            for each in (*PEERS, *FLOORS)
+            if each.name not in named
+        }
     with run.stand(arguments.cache) as stand:
         run.measure(stand, rows)
     return run.document() | {"skipped": skipped}

@@ -44,7 +44,7 @@ def _all_but_delete(product: Product) -> bool:
     return product is not FLOOR_DELETE
 
 
-_PINNED = ("pgtask", "graphile-worker", "pgqueuer")
+_PINNED = ("pgtask", "graphile-worker")
 
 ROWS = {
     "drain": Row(measures.drain, _everybody),
