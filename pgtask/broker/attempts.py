@@ -120,9 +120,16 @@ def heartbeat(
 
 
 def claim(
-    worker: UUID, limit: int, ranges: Sequence[Range], tasks: Sequence[str], idle_for: float
+    worker: UUID,
+    limit: int,
+    ranges: Sequence[Range],
+    tasks: Sequence[str],
+    idle_for: float | None,
 ) -> Statement[list[Claimed]]:
     """Take up to `limit` ready jobs; fewer means that enqueues notify for `idle_for` seconds.
+
+    With 0 the worker looks again within milliseconds, and enqueues need not notify. With None
+    nothing is said about it.
 
     Raises WorkerNotAlive when the lease is gone.
     """

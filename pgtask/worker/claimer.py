@@ -31,7 +31,8 @@ DRAIN_POLL = 0.1
 # From so many jobs a second on the worker looks by itself every few ms and asks not to be notified:
 # a notifying commit takes a lock that all of the server's share.
 OFTEN, SELDOM = 250.0, 100.0  # jobs/s: begin and end of that
-BREATH = 0.002  # s between two such looks
+BREATH = 0.002, 0.0005  # s between two such looks, above and below
+MANY = 1000.0  # jobs/s
 MEMORY = 0.05  # s over which the rate is measured
 CATCH_BREATH = 0.5  # share of the room that must be free before a busy worker claims again
 
@@ -70,6 +71,7 @@ class Claimer:
         self._counted = float("-inf")
         self._often = False  # looks by itself, and is not notified
         self._swept = False  # the last claims looked from the front
+        self._backlog: set[bool] = set()  # kinds of task whose last claim left more
         self._in_doubt = False
         self._late_until = self._reconciled = float("-inf")
 
@@ -112,6 +114,8 @@ class Claimer:
         self._children.changed.clear()
         rooms = self._children.rooms()
         if not rooms:
+            if drain and not self._children.kinds:
+                return True  # an app without tasks
             self._was_up = False
             await self._let_others_be_notified()
             await self._changed(0.5)
@@ -140,7 +144,7 @@ class Claimer:
             return len(self._queues) == known
         elif unannounced or self._often:
             # Not to wait for notifications before a claim has asked for them.
-            await asyncio.sleep(BREATH)
+            await asyncio.sleep(BREATH[self._rate < MANY])
         else:
             asked = {room.is_async for room in rooms}
             await self._idle(asked, DRAIN_POLL if drain else self._poll)
@@ -154,12 +158,12 @@ class Claimer:
         # A claim for each kind of task: each gets the batch that fits it, and remembers its places.
         for room in rooms:
             limit = min(MOST, room.free)
-            jobs = await self._claim(limit, room)
+            jobs, is_all = await self._claim(limit, room)
             found += len(jobs)
-            if len(jobs) >= limit:
+            if len(jobs) >= limit or not is_all:
                 more.add(room.is_async)
             # Only a claim that leaves room keeps the flag up.
-            self._was_up = self._was_up and len(jobs) < limit and not self._often
+            self._was_up = self._was_up and len(jobs) < limit and is_all and not self._often
         # At rest nobody needs to know who writes: no mark moves, and the flag stays up.
         self._resting = self._resting and not found
         if found:
@@ -177,16 +181,23 @@ class Claimer:
             await self._look_for_writers()
         return more, found
 
-    async def _claim(self, limit: int, room: Room) -> list[Claimed]:
+    async def _claim(self, limit: int, room: Room) -> tuple[list[Claimed], bool]:
+        """Return what was claimed, and whether fewer than `limit` mean that there is no more."""
         clock = asyncio.get_running_loop().time
         began = clock()
         windows = self._windows[room.is_async]
-        ranges, sweep = windows.ranges(self._queues, began)
+        in_backlog = room.is_async in self._backlog
+        fresh = windows.fresh_ranges(self._queues, began) if in_backlog else None
+        ranges, sweep = (fresh, False) if fresh else windows.ranges(self._queues, began)
         self._swept = self._swept and sweep
         # Without a queue to look in, too: it raises the flag that makes enqueues notify.
         jobs = await self._link.run(
             attempts.claim(
-                self._worker, limit, ranges, room.tasks, 0.0 if self._often else self._poll
+                self._worker,
+                limit,
+                ranges,
+                room.tasks,
+                None if fresh else 0.0 if self._often else self._poll,
             )
         )
         if sweep:
@@ -196,8 +207,14 @@ class Claimer:
         # In the order of a claim the last of a lane is the furthest.
         last = {(job.queue, job.priority): job.seq for job in jobs}
         places = [(queue, priority, seq) for (queue, priority), seq in last.items()]
-        windows.claimed(began, self._queues, places, short=len(jobs) < limit)
-        return jobs
+        short = len(jobs) < limit and not fresh
+        windows.claimed(began, self._queues, places, short=short)
+        # Where a fresh look found few, the next one looks further back.
+        if len(jobs) >= limit:
+            self._backlog.add(room.is_async)
+        else:
+            self._backlog.discard(room.is_async)
+        return jobs, not fresh
 
     def _count(self, found: int) -> None:
         """Measure how many jobs come, and decide whether to wait for notifications."""

@@ -8,14 +8,16 @@ remembered place does not. Wrong windows only delay a job: every sweep looks fro
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from pgtask.broker.attempts import Range
 
 LOWEST, HIGHEST = -100, 100  # priorities
+HIGHEST_SEQ = 2**63 - 1
 
 SETTLE = 2.0  # s within which an ordinary writer commits; what takes longer is watched by its xid
+FRESH = 0.05  # s for which claims in a backlog may begin where the last one ended
 SWEEP = 1.0  # s between two looks from the front
 LONGEST_SWEEP_PAUSE = 60.0  # s
 SWEEP_SHARE = 0.02  # of the time, at most, goes into sweeps
@@ -40,7 +42,7 @@ class Windows:
         # A slow writer has ended: look from here until nothing more is found.
         self._behind: dict[Lane, int] = {}
         self._last_value = 0
-        self._next_sweep = float("-inf")
+        self._next_sweep = self._next_look = float("-inf")
 
     def forget(self) -> None:
         """After a reconnect nothing is known: sweep, and suspect every transaction in progress."""
@@ -48,8 +50,25 @@ class Windows:
 
     def ranges(self, queues: Sequence[str], now: float) -> tuple[list[Range], bool]:
         """Return where to look, in the order of the queues, and whether that is a sweep."""
+        self._next_look = now + FRESH
         if now >= self._next_sweep:
             return [Range(queue, LOWEST, HIGHEST, 0) for queue in queues], True
+        return self._ranges(queues, lambda lane: self._start(lane, now)), False
+
+    def fresh_ranges(self, queues: Sequence[str], now: float) -> list[Range] | None:
+        """Return where the last claims ended, for who has just found more than it could take.
+
+        What was committed behind them in the last SETTLE seconds is not seen: fewer jobs than were
+        asked for mean nothing. None when it is time to look further back.
+        """
+        if now >= self._next_look or now >= self._next_sweep:
+            return None
+        return self._ranges(
+            queues,
+            lambda lane: min(self._marks[lane][-1][1], self._behind.get(lane, HIGHEST_SEQ)),
+        )
+
+    def _ranges(self, queues: Sequence[str], start_of: Callable[[Lane], int]) -> list[Range]:
         ranges: list[Range] = []
         for queue in queues:
             above = HIGHEST + 1
@@ -58,12 +77,11 @@ class Windows:
                 # Between known lanes nothing was ever claimed: a look there costs one probe.
                 if lane.priority + 1 < above:
                     ranges.append(Range(queue, lane.priority + 1, above - 1, 0))
-                start = self._start(lane, now)
-                ranges.append(Range(queue, lane.priority, lane.priority, start))
+                ranges.append(Range(queue, lane.priority, lane.priority, start_of(lane)))
                 above = lane.priority
             if above > LOWEST:
                 ranges.append(Range(queue, LOWEST, above - 1, 0))
-        return ranges, False
+        return ranges
 
     def sweep_next(self) -> None:
         """Look from the front at the next claim."""

@@ -1,7 +1,8 @@
 -- Take up to p_n ready jobs for a worker: priority first, then first in, queue by queue in the order
 -- given. Finding fewer raises the idle flag and looks once more, so that an answer of fewer than p_n
 -- means: whoever enqueues within p_idle_for seconds will notify. With 0 the flag is lowered instead:
--- the worker looks again within milliseconds, and notifications would only slow the producers down.
+-- the worker looks again within milliseconds, and notifications would only slow the producers down. NULL
+-- leaves the flag as it is.
 --
 -- A worker may say where to look: then p_queues names a queue once for each range of priorities
 -- (p_lows .. p_highs), and p_froms the place (seq) to begin at, which counts where both are one priority.

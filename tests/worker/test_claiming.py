@@ -76,6 +76,15 @@ def test_an_unknown_task_stays_queued_for_a_worker_that_knows_it(
     assert end_of(connection, row[0]).state == "succeeded"
 
 
+def test_a_drain_of_an_app_without_tasks_ends(start_worker: Start, tmp_path: Path) -> None:
+    (tmp_path / "none.py").write_text("from pgtask import App\napp = App('none')\n")
+
+    drain = start_worker("--drain", app="none:app", wait=False, PYTHONPATH=str(tmp_path))
+
+    assert drain.wait() == 0
+    assert "no task is registered" in drain.log
+
+
 def test_sync_and_async_jobs_run_side_by_side(
     start_worker: Start, connection: Connection, tmp_path: Path
 ) -> None:

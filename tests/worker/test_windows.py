@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pgtask.worker.windows import SETTLE, Windows
+from pgtask.worker.windows import FRESH, SETTLE, Windows
 
 
 @dataclass
@@ -17,7 +17,8 @@ class Table:
     drawn: int = 0
     visible: set[int] = field(default_factory=set)
     writing: dict[int, tuple[float, list[int]]] = field(default_factory=dict)
-    walked: int = 0
+    backlog: bool = False
+    fresh: int = 0  # claims that began where the last one ended
 
     def begin(self, xid: int, commit_at: float, rows: int) -> None:
         seqs = [self.drawn + n + 1 for n in range(rows)]
@@ -34,7 +35,9 @@ class Table:
         return committed
 
     def claim(self, windows: Windows, now: float, limit: int) -> list[int]:
-        ranges, sweep = windows.ranges(["q"], now)
+        fresh = windows.fresh_ranges(["q"], now) if self.backlog else None
+        ranges, sweep = (fresh, False) if fresh else windows.ranges(["q"], now)
+        self.fresh += fresh is not None
         found: list[int] = []
         for each in ranges:
             if each.low <= 0 <= each.high:
@@ -43,7 +46,9 @@ class Table:
         self.visible -= set(found)
         if sweep:
             windows.swept(now, 10.0)  # so dear that the next is a minute away
-        windows.claimed(now, ["q"], [("q", 0, seq) for seq in found], short=len(found) < limit)
+        self.backlog = len(found) == limit
+        short = not self.backlog and not fresh
+        windows.claimed(now, ["q"], [("q", 0, seq) for seq in found], short=short)
         return found
 
 
@@ -71,10 +76,12 @@ def test_a_row_that_commits_late_is_claimed_soon_after_its_commit_without_a_swee
         if now >= next_poll:
             windows.polled(now, list(table.writing), table.drawn)
             next_poll = now + 1.0
-        for seq in table.claim(windows, now, 10):
-            waits.append(now - committed[seq])
+        for later in (0.0, 0.015, 0.03):
+            for seq in table.claim(windows, now + later, 2):
+                waits.append(now + later - committed[seq])
 
     assert len(waits) == len(committed) == table.drawn
+    assert table.fresh > 100
     assert max(waits) <= 2.5  # two polls, and the claims in between
 
 
@@ -92,6 +99,20 @@ def test_a_busy_lane_is_not_walked_from_its_front() -> None:
 
     (start,) = [each.seq for each in windows.ranges(["q"], 10.0)[0] if each.low == each.high]
     assert seq - 3_500 <= start < seq  # 2 s of claims, and the grain of the marks
+
+
+def test_a_backlog_is_claimed_from_where_the_last_claim_ended_and_soon_from_further_back() -> None:
+    windows = Windows()
+    windows.polled(0.0, [], 0)
+    windows.swept(0.0, 10.0)
+    windows.claimed(0.0, ["q"], [("q", 0, 500)], short=False)
+    windows.ranges(["q"], 3.0)
+    windows.claimed(3.0, ["q"], [("q", 0, 900)], short=False)
+
+    fresh = windows.fresh_ranges(["q"], 3.0 + FRESH / 2)
+    assert fresh is not None
+    assert [each.seq for each in fresh if each.low == each.high] == [900]
+    assert windows.fresh_ranges(["q"], 3.0 + FRESH) is None
 
 
 def test_every_priority_is_looked_at_once_from_above() -> None:
