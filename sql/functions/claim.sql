@@ -44,7 +44,7 @@ begin
 
   -- Locking a row before it is deleted costs a record of WAL. One claim at a time does without where it
   -- knows its place: it passes by what anybody has ever locked, which the next look from the front finds,
-  -- and what is locked after it looked it waits for, no longer than lock_timeout.
+  -- and what is locked after it looked it waits for, at most 200 ms.
   v_bare := p_froms is not null and pg_try_advisory_xact_lock(618033988, 3);
   if p_idle_for = 0 and pg_sequence_last_value('pgtask.idle_until'::regclass) > extract(epoch from clock_timestamp()) * 1000 then
     -- It is everybody's flag: only who does all that the other living workers do may lower it.
