@@ -88,12 +88,17 @@ class AsyncResult(Generic[R]):
         if self._keep == "none":
             return self._nothing()
         deadline = _deadline(timeout)
-        if self._is_over(self._client.broker.run(self._watch())):
+        listener = self._client.listener
+        is_first = not listener.is_connected
+        # Who never waited may not have to: no connection is opened for a job that is over.
+        if is_first and self._is_over(self._client.broker.run(self._watch())):
             return self._outcome()
         import threading
 
         announced = threading.Event()
-        with self._client.listener.subscribed(self.id, announced.set):
+        with listener.subscribed(self.id, announced.set):
+            if is_first:
+                listener.wait_until_connected()
             for pause, statement in self._looks(deadline, timeout):
                 announced.clear()
                 if self._is_over(self._client.broker.run(statement)):
@@ -106,17 +111,17 @@ class AsyncResult(Generic[R]):
         if self._keep == "none":
             return self._nothing()
         deadline = _deadline(timeout)
-        if self._is_over(await self._client.arun(self._watch())):
+        listener = self._client.listener
+        is_first = not listener.is_connected
+        if is_first and self._is_over(await self._client.arun(self._watch())):
             return self._outcome()
         import asyncio
 
         announced = asyncio.Event()
         loop = asyncio.get_running_loop()
-        subscription = self._client.listener.subscribed(
-            self.id, lambda: loop.call_soon_threadsafe(announced.set)
-        )
-        await asyncio.to_thread(subscription.__enter__)
-        try:
+        with listener.subscribed(self.id, lambda: loop.call_soon_threadsafe(announced.set)):
+            if is_first:
+                await asyncio.to_thread(listener.wait_until_connected)
             for pause, statement in self._looks(deadline, timeout):
                 announced.clear()
                 if self._is_over(await self._client.arun(statement)):
@@ -125,8 +130,6 @@ class AsyncResult(Generic[R]):
                     await asyncio.wait_for(announced.wait(), pause)
                 except TimeoutError:
                     continue
-        finally:
-            subscription.__exit__(None, None, None)
         raise AssertionError("the looks end with ResultTimeout")
 
     def refresh(self) -> AsyncResult[R]:
@@ -195,7 +198,7 @@ class AsyncResult(Generic[R]):
         self, deadline: float | None, timeout: float | None
     ) -> Iterator[tuple[float, Statement[dict[int, Standing]]]]:
         """How to look next and how long to wait after it, until the time is up."""
-        registered = time.monotonic()
+        registered = float("-inf")
         rechecks = iter(RECHECKS)
         poll = POLL_FIRST
         while True:

@@ -32,12 +32,18 @@ class ResultListener:
         self._closed = threading.Event()
         self._connected = threading.Event()
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether announcements are heard now."""
+        return self._connected.is_set()
+
+    def wait_until_connected(self) -> None:
+        """Wait up to a second for the connection, so that a first wait is as fast as later ones."""
+        self._connected.wait(1.0)
+
     @contextmanager
     def subscribed(self, job_id: int, call: Callable[[], object]) -> Iterator[None]:
-        """Call `call` from the listener's thread whenever the job is announced, while inside.
-
-        Waits up to a second for the connection, so that a first wait is as fast as later ones.
-        """
+        """Call `call` from the listener's thread whenever the job is announced, while inside."""
         with self._lock:
             self._waiting[job_id].append(call)
             if self._thread is None:
@@ -45,7 +51,6 @@ class ResultListener:
                     target=self._listen, name="pgtask-results", daemon=True
                 )
                 self._thread.start()
-        self._connected.wait(1.0)
         try:
             yield
         finally:
