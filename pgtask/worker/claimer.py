@@ -306,10 +306,7 @@ class Claimer:
             self._children.changed.clear()
             try:
                 async with asyncio.timeout(0.05):
-                    if others:
-                        await _first_of(self._woken, self._children.changed)
-                    else:
-                        await self._children.changed.wait()
+                    await self._children.changed.wait()
             except TimeoutError:
                 if any(room.is_async in wanted for room in rooms):
                     return
@@ -332,11 +329,11 @@ class Claimer:
                         return
                     self._children.changed.clear()
                     if not self._silent:
-                        await _first_of(self._woken, self._children.changed)
+                        await self._children.changed.wait()
                         continue
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(pause):
-                            await _first_of(self._woken, self._children.changed)
+                            await self._children.changed.wait()
                         continue
                     pause = min(pause * 2, LATER)
                     left = self._silent & await self._look_for_writers()
@@ -354,6 +351,11 @@ class Claimer:
             return False
         return True
 
+    def _wake(self) -> None:
+        self._woken.set()
+        # One event to wait for, not two: each more is a turn of the loop before the claim is sent.
+        self._children.changed.set()
+
     async def _listen(self) -> None:
         failures = 0
         while True:
@@ -361,9 +363,9 @@ class Claimer:
                 async for channel, payload in WakeUps(self._ear).listen():
                     if channel == "connected":
                         failures = 0
-                        self._woken.set()
+                        self._wake()
                     elif channel == "pgtask" and self._meet(payload):
-                        self._woken.set()
+                        self._wake()
                     elif channel == "pgtask_cancel" and payload == str(self._worker):
                         self.cancel_wished.set()
             except Unavailable as error:
@@ -371,12 +373,3 @@ class Claimer:
                 failures += 1
                 log.warning("listening failed, again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
-
-
-async def _first_of(*events: asyncio.Event) -> None:
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
