@@ -1,10 +1,12 @@
-"""`python -m tests.model`: explore every scope; with a mutation's name, print its counterexample."""
+"""`python -m tests.model [NAME...]`: explore the scopes; of a mutation, print what it breaks."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Sequence
+
+import click
 
 from tests.model.promises import NAMES
 from tests.model.scopes import MUTATIONS, SCOPES
@@ -15,10 +17,10 @@ def main(names: Sequence[str]) -> int:
     unknown = [name for name in names if name not in MUTATIONS and name not in SCOPES]
     if unknown:
         known = ", ".join(repr(name) for name in (*SCOPES, *MUTATIONS))
-        print(f"{unknown[0]!r} is neither a scope nor a mutation; there are {known}")
+        click.echo(f"{unknown[0]!r} is neither a scope nor a mutation; there are {known}")
         return 2
     for name, meaning in () if names else NAMES.items():
-        print(f"{name:7} {meaning}")
+        click.echo(f"{name:7} {meaning}")
     broken = 0
     for name in names or SCOPES:
         began = time.monotonic()
@@ -33,11 +35,10 @@ def main(names: Sequence[str]) -> int:
 
 
 def _say(name: str, found: Found, seconds: float) -> None:
-    verdict = found.promise or "holds"
-    print(f"{name}: {found.states:,} states, {found.transitions:,} transitions, {seconds:.1f} s")
-    print(f"  {verdict}")
+    size = f"{found.states:,} states, {found.transitions:,} transitions"
+    click.echo(f"{name}: {size}, {seconds:.1f} s\n  {found.promise or 'holds'}")
     for line in found.trace:
-        print(line)
+        click.echo(line)
 
 
 if __name__ == "__main__":

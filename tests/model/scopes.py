@@ -18,7 +18,7 @@ SCOPES = {
     "cancel": Scope((Job(), Job(max_attempts=1)), faults=1, cancels=2),
     "transaction": Scope((Job(transaction=True), Job(once=True)), faults=2),
     "server crash": Scope((Job(serial=True), Job()), faults=2, server_crashes=True),
-    "once": Scope((Job(once=True), Job(transaction=True)), faults=2, server_crashes=True),
+    "once": Scope((Job(once=True),), faults=3, server_crashes=True),
 }
 
 
@@ -50,9 +50,7 @@ MUTATIONS = {
     "finish leaves the slot": Mutation(Rules(finish_frees_the_slot=False), "serial", "I8"),
     "release counts": Mutation(Rules(release_is_not_counted=False), "plain", "I7"),
     "retry without the key": Mutation(Rules(retry_needs_the_key=False), "key", "key"),
-    "outcomes ignore a wish to cancel": Mutation(
-        Rules(settle_heeds_cancels=False), "cancel", "I8"
-    ),
+    "outcomes ignore a wish to cancel": Mutation(Rules(settle_heeds_cancels=False), "cancel", "I8"),
     "serial claims may be lost": Mutation(
         Rules(serial_claims_are_durable=False), "server crash", "I5"
     ),

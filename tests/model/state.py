@@ -36,7 +36,7 @@ class Scope:
     orders: int = 0  # enqueues that replace the owner of the key
     server_crashes: bool = False
     workers: int = 2
-    batches: bool = False  # claims and finishes of several jobs in one call
+    everything: bool = False  # also calls for several jobs at once, and calls that change nothing
     ends: tuple[str, ...] = ("raised",)  # how an attempt may end other than well
 
     @property
@@ -146,3 +146,8 @@ def initial(scope: Scope) -> State:
         scope.cancels,
         scope.orders,
     )
+
+
+def claims_of(state: State) -> list[int]:
+    """Return how often each job was claimed."""
+    return [memory.claims for memory in state.memory]

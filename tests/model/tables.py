@@ -87,8 +87,7 @@ class Tables:
         for outcome in outcomes:
             row = self._row(outcome.job, ("running",))
             if row is None or (
-                self._rules.finish_is_fenced
-                and (row.epoch, row.worker) != (outcome.epoch, worker)
+                self._rules.finish_is_fenced and (row.epoch, row.worker) != (outcome.epoch, worker)
             ):
                 stale.append(outcome.job)
                 continue

@@ -47,7 +47,9 @@ def _changes(before: State, after: State, names: Sequence[str]) -> list[str]:
             changes.append(f"job {job} {_rows(new, names)}")
     if before.db.slot != after.db.slot:
         changes.append(
-            "the slot is free" if after.db.slot == NOBODY else f"the slot is job {after.db.slot + 1}'s"
+            "the slot is free"
+            if after.db.slot == NOBODY
+            else f"the slot is job {after.db.slot + 1}'s"
         )
     if before.db.key != after.db.key:
         changes.append(
