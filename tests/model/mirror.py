@@ -2,91 +2,32 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import LiteralString
 from uuid import UUID, uuid4
 
 import psycopg
 
-from tests.model.state import NOBODY, Database, Hand, Row, Rules, Scope, State, claims_of
+from tests.model.image import Image
+from tests.model.state import NOBODY, Hand, Rules, State, claims_of
 from tests.model.steps import Step
 from tests.model.tables import NotAlive, Outcome, Tables
-from tests.sql.engine import Engine
-
-EVERYWHERE = (
-    "select id, 'ready' as place, epoch, attempt, coalesce(crashes, 0) as crashes,"
-    " null::uuid as worker from pgtask.ready"
-    " union all select id, case when run_at is null then 'parked' else 'scheduled' end, epoch,"
-    " attempt, coalesce(crashes, 0), null from pgtask.waiting"
-    " union all select id, 'running', epoch, attempt, coalesce(crashes, 0), worker"
-    " from pgtask.running"
-    " union all select id, case state when 's' then 'succeeded' when 'f' then 'failed'"
-    " else 'cancelled' end, epoch, attempt, coalesce(crashes, 0), null from pgtask.done"
-)
 
 
-class Mirror:
+class Mirror(Image):
     """One database that takes the steps of the model; `dice` choose among equal ways to call."""
 
-    def __init__(self, engine: Engine, scope: Scope, dice: random.Random) -> None:
-        self._engine, self._scope, self._dice = engine, scope, dice
-        self._workers: dict[int, UUID] = {life: uuid4() for life in scope.lives}
-        self._ids: dict[int, int] = {}
-        self._seen: dict[int, int] = {}
-        engine.all("select set_config('synchronous_commit', 'on', false)")
-        for job, spec in enumerate(scope.jobs):
+    def enqueue(self) -> None:
+        """Enqueue the jobs that exist from the beginning."""
+        for job, spec in enumerate(self._scope.jobs):
             if not spec.later:
                 ((self._ids[job], _),) = self._enqueue(job, job)
 
     def take(self, step: Step, before: State) -> None:
         """Do on PostgreSQL what the model did; what the functions answer must be the same too."""
-        calls: dict[str, Callable[[Step, State], None]] = {
-            "start": self._start,
-            "claim": self._claim,
-            "late claim commits": self._late_claim,
-            "reconcile": self._reconcile,
-            "commit": self._commit,
-            "finish": self._finish,
-            "finish, unanswered": self._finish,
-            "beat": self._beat,
-            "fall silent": self._see,
-            "leave": self._leave,
-            "rescue": self._rescue,
-            "promote": self._promote,
-            "cancel": self._cancel,
-            "replace": self._replace,
-        }
-        if step.kind in calls:
-            calls[step.kind](step, before)
-
-    def database(self) -> Database:
-        """Read the tables as the model has them."""
-        engine = self._engine
-        jobs = {job_id: job for job, job_id in self._ids.items()}
-        lives = {worker: life for life, worker in self._workers.items()} | {None: NOBODY}
-        rows: list[list[Row]] = [[] for _ in self._scope.jobs]
-        for found in engine.all(EVERYWHERE):
-            rows[jobs[found.id]].append(
-                Row(found.place, found.epoch, found.attempt, found.crashes, lives[found.worker])
-            )
-        wishes = [NOBODY] * len(self._scope.jobs)
-        for found in engine.all("select job, worker from pgtask.cancel_request"):
-            wishes[jobs[found.job]] = lives[found.worker]
-        alive = engine.values("select id from pgtask.worker where alive")
-        return Database(
-            tuple(tuple(sorted(found)) for found in rows),
-            self._only(jobs, engine.values("select job from pgtask.slot")),
-            self._only(jobs, engine.values("select job from pgtask.job_key")),
-            tuple(wishes),
-            tuple(worker in alive for worker in self._workers.values()),
-        )
-
-    @staticmethod
-    def _only(jobs: dict[int, int], found: Sequence[int]) -> int:
-        assert len(found) <= 1
-        return jobs[found[0]] if found else NOBODY
+        if step.kind in CALLS:
+            CALLS[step.kind](self, step, before)
 
     # The steps ----------------------------------------------------------------------------------
 
@@ -130,6 +71,7 @@ class Mirror:
             lanes = [-job for job in step.jobs]
             ranges = (lanes, lanes, [0 for _ in lanes])
         with self._engine.connection.transaction():
+            self._engine.all("select set_config('synchronous_commit', 'on', true)")
             rows = self._engine.all(
                 "select id, epoch, attempt from pgtask.claim(%s, 10, %s::text[], '{t}',"
                 " %s::float8, %s::int[], %s::int[], %s::bigint[])",
@@ -259,11 +201,23 @@ class Mirror:
         assert found == sqlstate
 
 
-def seen_by_sql(db: Database) -> Database:
-    """Leave out what only the checker knows."""
-    return db._replace(
-        rows=tuple(tuple(sorted(r._replace(claim=0) for r in rows)) for rows in db.rows)
-    )
+# The steps that call PostgreSQL; the others are between a worker and its children.
+CALLS: dict[str, Callable[[Mirror, Step, State], None]] = {
+    "start": Mirror._start,
+    "claim": Mirror._claim,
+    "late claim commits": Mirror._late_claim,
+    "reconcile": Mirror._reconcile,
+    "commit": Mirror._commit,
+    "finish": Mirror._finish,
+    "finish, unanswered": Mirror._finish,
+    "beat": Mirror._beat,
+    "fall silent": Mirror._see,
+    "leave": Mirror._leave,
+    "rescue": Mirror._rescue,
+    "promote": Mirror._promote,
+    "cancel": Mirror._cancel,
+    "replace": Mirror._replace,
+}
 
 
 def _outcome(hand: Hand, verdict: str) -> Outcome:
