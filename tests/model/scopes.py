@@ -17,7 +17,7 @@ SCOPES = {
     ),
     "cancel": Scope((Job(), Job(max_attempts=1)), faults=1, cancels=2),
     "transaction": Scope((Job(transaction=True), Job(once=True)), faults=2),
-    "server crash": Scope((Job(serial=True), Job()), faults=2, server_crashes=True),
+    "server crash": Scope((Job(serial=True, max_attempts=1), Job()), faults=2, server_crashes=True),
     "once": Scope((Job(once=True),), faults=3, server_crashes=True),
 }
 
@@ -41,9 +41,12 @@ MUTATIONS = {
         Rules(rescue_compares_the_beat=False), "plain", "lease"
     ),
     "rescue only of the newly dead": Mutation(
-        Rules(rescue_sweeps_the_known_dead=False), "plain", "I2"
+        Rules(rescue_sweeps_the_known_dead=False), "once", "I2"
     ),
-    "reconcile omitted": Mutation(Rules(reconcile_releases_the_unknown=False), "plain", "I2"),
+    "reconcile omitted": Mutation(Rules(reconcile_releases_the_unknown=False), "once", "I2"),
+    "a reconnect goes unnoticed": Mutation(
+        Rules(a_reconnect_means_doubt=False), "server crash", "I3"
+    ),
     "reconcile keeps what has no row": Mutation(
         Rules(reconcile_drops_what_has_no_row=False), "server crash", "I3"
     ),

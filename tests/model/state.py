@@ -53,6 +53,7 @@ class Rules:
     claim_asks_for_the_lease: bool = True
     rescue_compares_the_beat: bool = True
     rescue_sweeps_the_known_dead: bool = True
+    a_reconnect_means_doubt: bool = True
     reconcile_releases_the_unknown: bool = True
     reconcile_drops_what_has_no_row: bool = True
     finish_frees_the_slot: bool = True

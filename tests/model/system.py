@@ -81,8 +81,10 @@ class System(Ground):
 
     def _server_crash(self, state: State) -> Iterator[Next]:
         """The last asynchronous commits are lost, every connection breaks, no call survives."""
+        doubt = int(self.rules.a_reconnect_means_doubt)
         lives = tuple(
-            life._replace(doubt=1, late=(), seen=0) if life.up else NO_LIFE for life in state.lives
+            life._replace(doubt=max(life.doubt % 2, doubt), late=(), seen=0) if life.up else NO_LIFE
+            for life in state.lives
         )
         for place, db in enumerate(state.lost):
             step = Step("server crash", detail=place)
