@@ -134,8 +134,8 @@ class Worker(Ground):
         if kind == "raised":
             can_retry = hand.attempt < self.scope.jobs[hand.job].max_attempts
             stage = "retried" if can_retry else "failed"
-        if stage in ("retried", "snoozed"):
-            # Its own wish, not a crash: beginning again breaks no promise.
+        if stage in ("retried", "snoozed", "timeout"):
+            # Its own wish, or its policy on limits; not a crash: beginning again breaks no promise.
             state = remember(state, hand.job, state.memory[hand.job]._replace(begun=0))
         step = Step(kind, number, (hand.job,), place)
         return self.after(state, step, lives={number: _with(life, place, stage)})
