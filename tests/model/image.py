@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
-from tests.model.state import ENDED, NOBODY, Database, Row, Scope, State
+from tests.model.state import ENDED, NOBODY, Database, Row, Rules, Scope, State
 from tests.sql.engine import Engine
 
 EVERYWHERE = (
@@ -24,8 +24,11 @@ EVERYWHERE = (
 class Image:
     """Which job and which life of the model is which row; `dice` choose among equal calls."""
 
-    def __init__(self, engine: Engine, scope: Scope, dice: random.Random) -> None:
+    def __init__(
+        self, engine: Engine, scope: Scope, dice: random.Random, rules: Rules | None = None
+    ) -> None:
         self._engine, self._scope, self._dice = engine, scope, dice
+        self._rules = rules or Rules()
         self._workers: dict[int, UUID] = {life: uuid4() for life in scope.lives}
         self._ids: dict[int, int] = {}
         self._seen: dict[int, int] = {}

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import psycopg
 
 from tests.model.image import Image
-from tests.model.state import NOBODY, Hand, Rules, State, claims_of
+from tests.model.state import NOBODY, Hand, State, claims_of
 from tests.model.steps import Step
 from tests.model.tables import NotAlive, Outcome, Tables
 
@@ -185,7 +185,7 @@ class Mirror(Image):
     # Inside -------------------------------------------------------------------------------------
 
     def _tables(self, before: State) -> Tables:
-        return Tables(self._scope, Rules(), before.db)
+        return Tables(self._scope, self._rules, before.db)
 
     @contextmanager
     def _refused(self, sqlstate: str | None) -> Iterator[None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Iterable
 
 import psycopg
 import pytest
@@ -14,7 +13,7 @@ from tests.model.image import seen_by_sql
 from tests.model.mirror import Mirror
 from tests.model.promises import broken
 from tests.model.scopes import MUTATIONS, SCOPES
-from tests.model.state import Scope, State, initial
+from tests.model.state import Rules, Scope, State, initial
 from tests.model.steps import FAULTS
 from tests.model.trace import lines
 from tests.model.walks import WALKS, Taken, calls, walk
@@ -34,7 +33,7 @@ def test_a_walk_through_the_model_goes_the_same_way_on_postgresql(
     engine: Engine,
     seed: int,
 ) -> None:
-    story = _take_all(engine, walk(seed), seed)
+    story = _walk(engine, seed, Rules())
     assert not story, story
 
 
@@ -59,7 +58,7 @@ def test_a_model_by_another_rule_goes_another_way(
     stories = []
     for seed in range(100):
         with engine.connection.transaction(force_rollback=True):
-            stories.append(_take_all(engine, walk(seed, MUTATIONS[name].rules), seed))
+            stories.append(_walk(engine, seed, MUTATIONS[name].rules))
         if stories[-1]:
             return
     raise AssertionError("the mirror does not see the difference")
@@ -84,13 +83,13 @@ def test_every_call_of_the_exploration_does_what_the_model_says(
     assert _call_all(engine, SCOPES[name], 1) > 500
 
 
-def _take_all(engine: Engine, steps: Iterable[Taken], seed: int) -> str:
+def _walk(engine: Engine, seed: int, rules: Rules) -> str:
     """Return how it came to a difference, or nothing."""
-    mirror = Mirror(engine, WALKS, random.Random(seed))
+    mirror = Mirror(engine, WALKS, random.Random(seed), rules)
     mirror.enqueue()
     assert mirror.database() == seen_by_sql(initial(WALKS).db)
     past: list[Taken] = []
-    for taken in steps:
+    for taken in walk(seed, rules):
         past.append(taken)
         try:
             mirror.take(taken.step, taken.before)

@@ -19,7 +19,7 @@ WALKS = Scope(
     (
         Job(max_attempts=4),
         Job(serial=True, max_attempts=3),
-        Job(serial=True, once=True),
+        Job(once=True),
         Job(key=True, max_crashes=2),
         Job(transaction=True, serial=True),
         Job(key=True, max_crashes=2, later=True),
