@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from pgtask.errors import ConfigError
+from pgtask.size import parse_size
 
 DAY = 86_400.0
 # A queue name, or a pattern of them.
@@ -41,6 +42,7 @@ _GUESSES = {
     "processes": "concurrency",
     "poll_interval": "poll",
     "loglevel": "log_level",
+    "max_tasks_per_child": "max_jobs_per_child",
 }
 # Kubernetes sets these in every pod beside a service called pgtask, or pgtask-something.
 _OF_KUBERNETES = re.compile(
@@ -56,7 +58,7 @@ class Config:
     """What a process was told; `sources` says for each field who told it.
 
     `dsn` is None for the embedded server and "" when libpq's own variables decide. Durations are
-    seconds, `max_payload` is bytes.
+    seconds, `max_payload` and `max_memory_per_child` are bytes.
     """
 
     dsn: str | None = field(default=None, repr=False)
@@ -67,6 +69,9 @@ class Config:
     poll: float = 1.0
     grace: float = 25.0
     async_concurrency: int = 100
+    max_jobs_per_child: int | None = None
+    max_memory_per_child: int | None = None
+    cancel_grace: float = 5.0
     retention: float = 7 * DAY
     max_payload: int = 1_048_576
     listen_dsn: str | None = field(default=None, repr=False)
@@ -390,6 +395,9 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "poll": _seconds(0.01),
     "grace": _seconds(0.0),
     "async_concurrency": _count(1),
+    "max_jobs_per_child": _count(1),
+    "max_memory_per_child": parse_size,
+    "cancel_grace": _seconds(0.0),
     "retention": _seconds(0.0),
     "max_payload": _count(1),
     "listen_dsn": _dsn,

@@ -74,7 +74,23 @@ class Committed(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=5):
     """Finished already, in the task's own transaction."""
 
 
-Outcome: TypeAlias = Succeeded | Failed | Retried | Snoozed | Cancelled | Committed
+class Crashed(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=6):
+    """The task would have ended its process; tried again after `delay` seconds, if at all."""
+
+    failure: Failure
+    delay: float
+
+
+class TimedOut(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=7):
+    """Stopped at its hard limit; tried again after `delay` seconds, if at all."""
+
+    failure: Failure
+    delay: float
+
+
+Outcome: TypeAlias = (
+    Succeeded | Failed | Retried | Snoozed | Cancelled | Committed | Crashed | TimedOut
+)
 
 
 def _storable(text: str, limit: int) -> str:

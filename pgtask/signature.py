@@ -13,6 +13,7 @@ import msgspec
 from pgtask.codec import encode_exact
 from pgtask.errors import BadOption, CodecError
 from pgtask.retry import Backoff, parse_backoff, parse_jitter, parse_seconds
+from pgtask.size import parse_size
 
 MAX_COUNT = 32_767
 MAX_KEY = 512
@@ -38,6 +39,7 @@ class Options(TypedDict, total=False):
     jitter: float | None
     timeout: Seconds | None
     soft_timeout: Seconds | None
+    memory_limit: int | str | None
     countdown: Seconds | None
     eta: datetime | None
     expires: Seconds | datetime | None
@@ -75,6 +77,7 @@ class CallOptions:
     jitter: float | None = None
     timeout: float | None = None
     soft_timeout: float | None = None
+    memory_limit: int | None = None
     delay: float | None = None
     run_at: datetime | None = None
     expires_in: float | None = None
@@ -97,6 +100,7 @@ class CallOptions:
             "jitter": self.jitter,
             "timeout": self.timeout,
             "soft_timeout": self.soft_timeout,
+            "memory_limit": self.memory_limit,
             "on_crash": "fail" if self.on_crash == "fail" else None,
             "result_ttl": self.result_ttl,
         }
@@ -175,9 +179,9 @@ def merge(*layers: Mapping[str, Any]) -> CallOptions:
     if None not in (options.timeout, options.soft_timeout):
         assert options.timeout is not None
         assert options.soft_timeout is not None
-        if options.soft_timeout > options.timeout:
+        if options.soft_timeout >= options.timeout:
             raise BadOption(
-                f"soft_timeout ({options.soft_timeout:g} s) comes after timeout "
+                f"soft_timeout ({options.soft_timeout:g} s) does not come before timeout "
                 f"({options.timeout:g} s); the soft limit must be the smaller one"
             )
     if options.expires_in is not None and options.run_at is None:
@@ -326,8 +330,15 @@ def _one_of(*words: str) -> Callable[[str, Any], str]:
 def _limit(option: str, value: Any) -> float:
     seconds = parse_seconds(option, value)
     if seconds == 0:
-        raise BadOption(f"{option} must be more than 0 seconds")
+        raise BadOption(f"{option} must be more than 0 seconds, got {value!r}")
     return seconds
+
+
+def _size(option: str, value: Any) -> int:
+    try:
+        return parse_size(value)
+    except ValueError as error:
+        raise BadOption(f"{option} = {value!r}: {error}") from error
 
 
 def _instant(option: str, value: Any) -> datetime:
@@ -376,6 +387,7 @@ _OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "jitter": lambda option, value: parse_jitter(value),
     "timeout": _limit,
     "soft_timeout": _limit,
+    "memory_limit": _size,
     "countdown": parse_seconds,
     "eta": _instant,
     "expires": parse_seconds,

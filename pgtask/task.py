@@ -6,6 +6,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, ParamSpec, Self, TypeVar, Unpack
 
@@ -82,6 +83,7 @@ class Task(Generic[P, R]):
         self._connection: Any = None
         self._merged: tuple[Client, CallOptions] | None = None
         self.defaults = merge(self._said)
+        self._check_memory_limit(self.defaults)
         self.codec = CallCodec(function, task=self.name, bind=self.bind)
         self._injected = self.codec.parameters.injected
         if self._injected and not self.transaction:
@@ -168,7 +170,9 @@ class Task(Generic[P, R]):
         send.options(priority=9, countdown=60).delay("ada@example.com", "hi")
         """
         said = {**self._said_per_call, **validate(options)}
-        self._check_placeholders(merge(self._said, said))
+        merged = merge(self._said, said)
+        self._check_memory_limit(merged)
+        self._check_placeholders(merged)
         return self._with(_said_per_call=said)
 
     def using(self, connection: Any) -> Self:
@@ -236,6 +240,8 @@ class Task(Generic[P, R]):
     def _options_for(self, client: Client) -> CallOptions:
         if self._merged is None or self._merged[0] is not client:
             merged = merge(client.defaults, self._said, self._said_per_call)
+            if self.is_async and merged.memory_limit is not None:
+                merged = replace(merged, memory_limit=None)  # the app's default, for others
             self._merged = (client, merged)
         return self._merged[1]
 
@@ -259,6 +265,14 @@ class Task(Generic[P, R]):
             return (current_job(),)
         except NoCurrentJob:
             return (JobContext(id=0, task=self.name),)
+
+    def _check_memory_limit(self, options: CallOptions) -> None:
+        if self.is_async and options.memory_limit is not None:
+            raise BadOption(
+                f"task {self.name!r}: memory_limit cannot be enforced for an async def, whose "
+                "process runs others as well; make it a def, or limit the worker with "
+                "--max-memory-per-child"
+            )
 
     def _check_placeholders(self, options: CallOptions) -> None:
         if not options.has_placeholders:

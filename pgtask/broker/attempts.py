@@ -38,6 +38,7 @@ class Claimed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     serial: bool
     priority: int
     seq: int
+    lives: int | None = None  # how many crashes it has left; None: it never crashed
 
 
 class Range(NamedTuple):

@@ -14,6 +14,11 @@ from pgtask.cli.times import DURATION
 @click.option("--async-concurrency", type=click.IntRange(1), help="Jobs in an async child (100).")
 @click.option("--poll", type=DURATION, help="Look for jobs at least so often (1s).")
 @click.option("--grace", type=DURATION, help="After TERM, let jobs go on for so long (25s).")
+@click.option(
+    "--cancel-grace", type=DURATION, help="Kill after it what cancel --terminate asks (5s)."
+)
+@click.option("--max-jobs-per-child", type=click.IntRange(1), help="Replace a child after so many.")
+@click.option("--max-memory-per-child", metavar="SIZE", help="Replace a child beyond it, as 300MB.")
 @click.option("--drain", is_flag=True, help="End when nothing is left to run now.")
 @click.option("-n", "--name", default="", metavar="NAME", help="Its name in lists (the host's).")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="How to log (text).")

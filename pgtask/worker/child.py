@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import types
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from pgtask.outcome import Succeeded
+from pgtask.outcome import Cancelled, Succeeded
 from pgtask.worker import wire
 from pgtask.worker.slot import Slot
 
@@ -28,9 +29,15 @@ def serve(runner: Runner, connection: socket.socket, slot: Slot) -> None:
     """Run sync jobs one after the other until the supervisor closes the pipe."""
     me = os.getpid()
     outbox = _Outbox(connection)
-    # The supervisor asks for what is done when the job after it turns out long. With this signal,
-    # because where nobody handles it, it does nothing.
-    signal.signal(signal.SIGURG, lambda number, frame: runner.undisturbed(outbox.on_signal))
+
+    def look(number: int, frame: types.FrameType | None) -> None:
+        outbox.on_signal()
+        if (place := slot.to_interrupt()) is not None:
+            runner.interrupts.cancel(place, frame)
+
+    # The supervisor asks for what is done when the job after it turns out long, and has a job
+    # interrupted. With this signal, because where nobody handles it, it does nothing.
+    signal.signal(signal.SIGURG, look)
     signal.siginterrupt(signal.SIGURG, False)  # noqa: FBT003 - has no name
     connection.sendall(wire.pack(wire.READY, me))
     while (frame := wire.receive(connection)) is not None:
@@ -120,9 +127,12 @@ class _AsyncChild:
         self._runner = runner
         self._connection = connection
         self._slot = slot
-        self._tasks: dict[int, Any] = {}
+        self._tasks: dict[int, Any] = {}  # by place, as all of these
+        self._begun: set[int] = set()
         self._cancelled: set[int] = set()
+        self._deadlines: dict[int, float] = {}  # on the loop's clock, of bodies that have begun
         self._reports: collections.deque[wire.Report] = collections.deque()
+        self._answers: list[tuple[int, float | None]] = []
 
     async def main(self) -> None:
         import asyncio
@@ -142,9 +152,12 @@ class _AsyncChild:
                     if kind == wire.CANCEL:
                         self._cancel(wire.decode_places(frame)[1])
                         continue
+                    if kind == wire.LATE:
+                        self._answer(wire.decode_places(frame)[1])
+                        continue
                     _, first, jobs = wire.decode_jobs(frame)
                     for place, job in enumerate(jobs, first):
-                        self._tasks[job.id] = asyncio.create_task(self._run(place, job))
+                        self._tasks[place] = asyncio.create_task(self._run(place, job))
         finally:
             sender.cancel()
             for task in self._tasks.values():
@@ -152,13 +165,24 @@ class _AsyncChild:
 
     async def _run(self, place: int, job: wire.Job) -> None:
         began = time.monotonic()
-        outcome: Outcome = await self._watched(
-            self._runner.run_async(job, lambda: job.id in self._cancelled), place
-        )
-        self._tasks.pop(job.id, None)
-        self._cancelled.discard(job.id)
+        if place in self._cancelled:
+            outcome: Outcome = Cancelled()
+        else:
+            self._begun.add(place)
+            call = self._runner.run_async(
+                job, lambda: place in self._cancelled, functools.partial(self._note_body, place)
+            )
+            outcome = await self._watched(call, place)
+            self._begun.discard(place)
+        self._tasks.pop(place, None)
+        self._cancelled.discard(place)
+        self._deadlines.pop(place, None)
         self._reports.append(wire.Report(place, time.monotonic() - began, outcome))
         self._wake.set()
+
+    def _note_body(self, place: int, limit: float) -> None:
+        # The first time only: a body that is run again keeps the limit of its attempt.
+        self._deadlines.setdefault(place, time.monotonic() + limit)
 
     def _watched(self, call: Awaitable[Outcome], place: int) -> Awaitable[Outcome]:
         # Publish whose coroutine is being stepped, so that a crash, or a loop that no longer turns,
@@ -189,11 +213,22 @@ class _AsyncChild:
 
         return steps()
 
-    def _cancel(self, ids: list[int]) -> None:
-        for job_id in ids:
-            if (task := self._tasks.get(job_id)) is not None:
-                self._cancelled.add(job_id)
-                task.cancel()
+    def _cancel(self, places: list[int]) -> None:
+        for place in places:
+            if (task := self._tasks.get(place)) is not None:
+                self._cancelled.add(place)
+                # A coroutine that is cancelled before its first step could not report it.
+                if place in self._begun:
+                    task.cancel()
+
+    def _answer(self, places: list[int]) -> None:
+        """Tell which of these attempts are not late, having waited before their bodies began."""
+        now = time.monotonic()
+        for place in places:
+            deadline = self._deadlines.get(place)
+            if place in self._tasks and (deadline is None or deadline > now):
+                self._answers.append((place, None if deadline is None else deadline - now))
+                self._wake.set()
 
     async def _send(self) -> None:
         import asyncio
@@ -202,9 +237,13 @@ class _AsyncChild:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            reports = list(self._reports)
+            reports, answers = list(self._reports), self._answers
             self._reports.clear()
-            await loop.sock_sendall(self._connection, wire.pack(wire.OUTCOMES, [], reports))
+            self._answers = []
+            data = wire.pack(wire.OUTCOMES, [], reports) if reports else b""
+            if answers:
+                data += wire.pack(wire.NOT_LATE, answers)
+            await loop.sock_sendall(self._connection, data)
 
 
 def _thrower(inner: Any, error: BaseException) -> Callable[[], Any]:

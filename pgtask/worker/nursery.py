@@ -14,7 +14,17 @@ from uuid import UUID
 from pgtask.errors import AppNotFound
 from pgtask.worker import wire
 from pgtask.worker.hands import Child
-from pgtask.worker.zygote import FORK, Broken, Died, Forked, Loaded, decode_announcement
+from pgtask.worker.limits import resident
+from pgtask.worker.zygote import (
+    FORK,
+    SIGN,
+    Broken,
+    Died,
+    Forked,
+    Frozen,
+    Loaded,
+    decode_announcement,
+)
 
 log = logging.getLogger("pgtask.worker")
 
@@ -31,7 +41,7 @@ class Nursery:
         worker: UUID,
         dsn: str,
         log: tuple[str, str],
-        heard: Callable[[Forked | Died | None], None],
+        heard: Callable[[Forked | Died | Frozen | None], None],
     ) -> None:
         self._spec = spec
         self._worker = worker
@@ -90,6 +100,16 @@ class Nursery:
             [theirs.fileno(), child.slot.descriptor],
         )
 
+    def sign(self) -> None:
+        """Let the zygote know that this process has not come to a standstill."""
+        if self._control is not None and not self.is_dead:
+            with contextlib.suppress(OSError):
+                self._control.send(SIGN)
+
+    def size(self) -> int | None:
+        """Return the bytes that it takes, and so every child at first; None where nobody tells."""
+        return resident(self._process.pid) or None if self._process is not None else None
+
     async def close(self) -> None:
         """End the process; its children, if any are left, die with it."""
         if self._control is not None:
@@ -136,5 +156,5 @@ class Nursery:
             return
         for frame in self._frames.feed(data):
             announcement = decode_announcement(frame)
-            if isinstance(announcement, (Forked, Died)):
+            if isinstance(announcement, (Forked, Died, Frozen)):
                 self._heard(announcement)

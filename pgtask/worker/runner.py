@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -15,6 +14,7 @@ import msgspec
 from pgtask.codec import encode_result
 from pgtask.current import JobContext, enter, leave, running
 from pgtask.errors import (
+    JobCancelled,
     NoTaskConnection,
     Reject,
     Retry,
@@ -26,13 +26,16 @@ from pgtask.job import Attempt
 from pgtask.outcome import (
     Cancelled,
     Committed,
+    Crashed,
     Failed,
     Failure,
     Outcome,
     Retried,
     Snoozed,
     Succeeded,
+    TimedOut,
 )
+from pgtask.worker.interrupt import Interrupts
 
 if TYPE_CHECKING:
     from pgtask.app import App
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pgtask.worker")
 
+# A task that raises one of these would have ended its process, were it one of its own.
+_LEAVING = (SystemExit, KeyboardInterrupt, GeneratorExit)
+
 
 class Policy(msgspec.Struct):
     """What the row says about its attempts; where it is silent, the task decides."""
@@ -51,6 +57,7 @@ class Policy(msgspec.Struct):
     jitter: float | None = None
     timeout: float | None = None
     soft_timeout: float | None = None
+    memory_limit: int | None = None
     on_crash: str | None = None
     result_ttl: float | None = None
 
@@ -69,16 +76,7 @@ class Runner:
         self._dsn = dsn
         self._connection: TaskConnection | None = None
         self._connections: AsyncTaskConnections | None = None
-        self._soft_armed = False
-        self._alarm_waits = False
-
-    def undisturbed(self, call: Callable[[], None]) -> None:
-        """Make a call in the middle of a task that its soft limit must not interrupt."""
-        self._alarm_waits = True
-        try:
-            call()
-        finally:
-            self._alarm_waits = False
+        self.interrupts = Interrupts()
 
     def run(self, job: Job, is_cancelled: Callable[[], bool]) -> Outcome:
         """Run a sync task here and now, in the main thread."""
@@ -102,12 +100,19 @@ class Runner:
                         result = task.run(context, args, kwargs)
             finally:
                 leave(token)
+        except JobCancelled as error:
+            return Cancelled() if is_cancelled() else self._judge(error, job, task, policy)
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises is an outcome
             return self._judge(error, job, task, policy)
         return _succeeded(result)
 
-    async def run_async(self, job: Job, is_cancelled: Callable[[], bool]) -> Outcome:
-        """Run an async task on the running loop."""
+    async def run_async(
+        self, job: Job, is_cancelled: Callable[[], bool], begins: Callable[[float], None]
+    ) -> Outcome:
+        """Run an async task on the running loop.
+
+        `begins` is called when a body begins that has a hard limit, with that limit (s).
+        """
         import asyncio
 
         task = self._tasks[job.task]
@@ -118,19 +123,19 @@ class Runner:
             return Failed(Failure.of(error))
         soft = policy.soft_timeout or task.defaults.soft_timeout
         hard = policy.timeout or task.defaults.timeout
+        limits = (soft, hard, begins)
         try:
             if task.transaction:
                 return await self._run_in_async_transaction(
-                    task, job, is_cancelled, (soft, hard), args, kwargs
+                    task, job, is_cancelled, limits, args, kwargs
                 )
             context = self._context(job, is_cancelled)
             with running(context):
-                result = await _limited(task.run(context, args, kwargs), soft, hard)
+                result = await _limited(task.run(context, args, kwargs), *limits)
         except _HardLimit as error:
-            failure = Failure.of(error)
-            if job.attempt < job.max_attempts:
-                return Retried(failure, self._delay(job, task, policy))
-            return Failed(failure, "timeout")
+            told = Failure.of(error)
+            failure = Failure("HardTimeLimit", told.message, told.traceback)
+            return TimedOut(failure, self._delay(job, task, policy))
         except asyncio.CancelledError as error:
             return Cancelled() if is_cancelled() else self._judge(error, job, task, policy)
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises is an outcome
@@ -163,7 +168,7 @@ class Runner:
         task: Task[..., Any],
         job: Job,
         is_cancelled: Callable[[], bool],
-        limits: tuple[float | None, float | None],
+        limits: _AsyncLimits,
         args: Any,
         kwargs: Any,
     ) -> Outcome:
@@ -198,7 +203,11 @@ class Runner:
                 return Retried(failure, self._delay(job, task, policy) if own is None else own)
             cause = error.__cause__ or error.__context__
             return Failed(failure if cause is None else Failure.of(cause))
-        # sys.exit() and KeyboardInterrupt inside a task are failures of the task, not of the child.
+        if isinstance(error, _LEAVING) and not isinstance(
+            error, (*task.retry_for, *task.give_up_on)
+        ):
+            # Only the child lives on: it counts as what it is where a task has its own process.
+            return Crashed(failure, self._delay(job, task, policy))
         known = error if isinstance(error, Exception) else RuntimeError(str(error))
         if task.retry_policy().should_retry(known, job.attempt, job.max_attempts):
             return Retried(failure, self._delay(job, task, policy))
@@ -231,29 +240,8 @@ class Runner:
     def _attempt(self, job: Job) -> Attempt:
         return Attempt(job.id, job.epoch, self._worker)
 
-    @contextmanager
-    def _soft_limit(self, seconds: float | None) -> Iterator[None]:
-        if seconds is None:
-            yield
-            return
-
-        def interrupt(number: int, frame: object) -> None:
-            if self._alarm_waits:
-                signal.setitimer(signal.ITIMER_REAL, 0.001)
-                return
-            # The alarm may ring between the task's return and the disarming below.
-            if self._soft_armed:
-                raise SoftTimeLimitExceeded(f"soft_timeout of {seconds:g} s passed")
-
-        previous = signal.signal(signal.SIGALRM, interrupt)
-        self._soft_armed = True
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        try:
-            yield
-        finally:
-            self._soft_armed = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, previous)
+    def _soft_limit(self, seconds: float | None) -> AbstractContextManager[None]:
+        return nullcontext() if seconds is None else self.interrupts.limit(seconds)
 
 
 class _HardLimit(Exception):
@@ -283,19 +271,32 @@ def _encoded(result: object) -> str | None:
         raise _Unstorable(str(error)) from error
 
 
-async def _limited(call: Awaitable[Any], soft: float | None, hard: float | None) -> Any:
+_AsyncLimits = tuple[float | None, float | None, Callable[[float], None]]
+
+
+async def _limited(
+    call: Awaitable[Any],
+    soft: float | None,
+    hard: float | None,
+    begins: Callable[[float], None],
+) -> Any:
+    if soft is None and hard is None:
+        return await call
     import asyncio
 
-    limit = soft if soft is not None else hard
-    if limit is None:
-        return await call
-    scope = asyncio.timeout(limit)
+    if hard is not None:
+        begins(hard)
+    outer, inner = asyncio.timeout(hard), asyncio.timeout(soft)
     try:
-        async with scope:
-            return await call
+        async with outer:
+            try:
+                async with inner:
+                    return await call
+            except TimeoutError as error:
+                if not inner.expired():
+                    raise
+                raise SoftTimeLimitExceeded(f"soft_timeout of {soft:g} s passed") from error
     except TimeoutError as error:
-        if not scope.expired():
+        if not outer.expired():
             raise
-        if soft is not None:
-            raise SoftTimeLimitExceeded(f"soft_timeout of {limit:g} s passed") from error
-        raise _HardLimit(f"timeout of {limit:g} s passed") from error
+        raise _HardLimit(f"timeout of {hard:g} s passed") from error

@@ -17,7 +17,7 @@ _SIZE = 64
 # Fields, as indexes of 64-bit numbers. Written by the child:
 _PLACE, _STARTED, _BEGUN = 0, 1, 2
 # written by the supervisor:
-_CANCELLED, _TAKEN_FROM, _TAKEN_TO = 3, 4, 5
+_CANCELLED, _TAKEN_FROM, _TAKEN_TO, _INTERRUPTED = 3, 4, 5, 6
 
 
 class Running(NamedTuple):
@@ -86,6 +86,11 @@ class Slot:
         """Return is_cancelled for one place."""
         return lambda: self._fields[_CANCELLED] == place
 
+    def to_interrupt(self) -> int | None:
+        """Return the place that runs, where it is to be interrupted."""
+        place = self._fields[_INTERRUPTED]
+        return place if place and place == self._fields[_PLACE] else None
+
     # The supervisor's side -------------------------------------------------------------------
 
     def running(self) -> Running | None:
@@ -104,6 +109,10 @@ class Slot:
     def cancel(self, place: int) -> None:
         """Raise the flag that the job at `place` can read."""
         self._fields[_CANCELLED] = place
+
+    def interrupt(self, place: int) -> None:
+        """Have the child interrupt the job at `place` when it next looks."""
+        self._fields[_INTERRUPTED] = place
 
     def take_back(self, first: int, end: int) -> None:
         """Forbid the child to begin the jobs at places first .. end - 1.

@@ -24,6 +24,7 @@ from pgtask.worker import logs
 from pgtask.worker.children import Children
 from pgtask.worker.claimer import Claimer
 from pgtask.worker.completer import Completer
+from pgtask.worker.limits import Terms
 from pgtask.worker.pulse import Pulse
 
 log = logging.getLogger("pgtask.worker")
@@ -97,6 +98,11 @@ class _Supervisor:
                     log=(config.log_level, config.log_format),
                     concurrency=concurrency,
                     async_concurrency=config.async_concurrency,
+                    terms=Terms(
+                        config.max_jobs_per_child,
+                        config.max_memory_per_child,
+                        config.cancel_grace,
+                    ),
                     finished=completer.add,
                 ) as children,
             ):

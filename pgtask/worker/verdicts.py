@@ -9,12 +9,14 @@ from pgtask.broker.attempts import Claimed, Ended
 from pgtask.outcome import (
     Cancelled,
     Committed,
+    Crashed,
     Failed,
     Failure,
     Outcome,
     Retried,
     Snoozed,
     Succeeded,
+    TimedOut,
 )
 from pgtask.worker.hands import Child
 from pgtask.worker.runner import read_policy
@@ -29,6 +31,10 @@ def of_report(job_id: int, epoch: int, outcome: Outcome) -> Ended:
             return Ended(job_id, epoch, "failed", None, None, reason, *_texts(failure))
         case Retried(failure=failure, delay=delay):
             return Ended(job_id, epoch, "retried", None, delay, None, *_texts(failure))
+        case Crashed(failure=failure, delay=delay):
+            return Ended(job_id, epoch, "crashed", None, delay, None, *_texts(failure))
+        case TimedOut(failure=failure, delay=delay):
+            return Ended(job_id, epoch, "timeout", None, delay, None, *_texts(failure))
         case Snoozed(seconds=seconds):
             return Ended(job_id, epoch, "snoozed", None, seconds)
         case Cancelled():
@@ -50,11 +56,11 @@ def of_death(child: Child, status: int) -> list[Ended]:
     suspect = running.place if running is not None else None if child.is_async else begun
     ended: list[Ended] = []
     for place, job in child.held.items():
-        if job.id in child.culprits and child.killed == "cancelled":
+        culprit = child.culprits.get(place)
+        if culprit is not None and culprit.verdict == "cancelled":
             ended.append(Ended(job.id, job.epoch, "cancelled"))
-        elif job.id in child.culprits:
-            message = f"timeout of {child.culprits[job.id]:g} s passed; the child was killed"
-            ended.append(_died(job, "timeout", "HardTimeLimit", message))
+        elif culprit is not None:
+            ended.append(_died(job, culprit.verdict, culprit.kind, culprit.message))
         elif child.killed is None and suspect in (place, None):
             ended.append(_died(job, "crashed", "ChildCrashed", f"the child {how}"))
         elif (child.is_async or place <= begun) and is_at_most_once(job):
@@ -74,7 +80,8 @@ def description(child: Child, status: int) -> str:
     """Say how the child ended."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        name = signal.Signals(number).name
+        known = number in {*signal.Signals}
+        name = signal.Signals(number).name if known else f"signal {number}"  # a real-time one
         if number == signal.SIGKILL and child.killed is None:
             return f"was killed by {name} (out of memory?)"
         return f"was killed by {name}"

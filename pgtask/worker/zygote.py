@@ -17,7 +17,9 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -38,6 +40,7 @@ class TaskInfo(msgspec.Struct, array_like=True):
     name: str
     is_async: bool
     timeout: float | None
+    memory_limit: int | None = None
 
 
 class Loaded(msgspec.Struct, array_like=True, tag="loaded"):
@@ -74,7 +77,13 @@ class Died(msgspec.Struct, array_like=True, tag="died"):
     status: int
 
 
-Announcement = Loaded | Broken | Forked | Died
+class Frozen(msgspec.Struct, array_like=True, tag="frozen"):
+    """The supervisor gave no sign of life for so long that its children had to be killed."""
+
+    seconds: float
+
+
+Announcement = Loaded | Broken | Forked | Died | Frozen
 
 
 class Fork(NamedTuple):
@@ -86,6 +95,10 @@ class Fork(NamedTuple):
 
 # Of fixed size: on a stream, descriptors arrive with the first byte they were sent with.
 FORK = struct.Struct("<i?")
+SIGN = FORK.pack(0, False)  # noqa: FBT003 - no request: the supervisor lives
+# Others may have the jobs of a worker whose heart has not beaten for 30 s, and it beats every 5 s.
+SILENCE = 25.0  # s
+WATCH = 5.0  # s between two looks
 decode_announcement = msgspec.msgpack.Decoder(Announcement).decode
 
 
@@ -99,7 +112,8 @@ def main(arguments: list[str]) -> int:
     try:
         app = _load(spec)
         tasks = [
-            TaskInfo(name, task.is_async, task.defaults.timeout) for name, task in app.tasks.items()
+            TaskInfo(name, task.is_async, task.defaults.timeout, task.defaults.memory_limit)
+            for name, task in app.tasks.items()
         ]
     except BaseException as error:  # noqa: BLE001 - a child's main: user modules may raise anything
         _announce(control, _broken(error))
@@ -121,32 +135,50 @@ def _serve(control: socket.socket, runner: Runner, arguments: list[str], *, spaw
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # From now on the end of the supervisor shows on the socket, and what it leaves is killed. Where
+    # this process is stopped, it must go on for that.
+    die_with_parent(signal.SIGCONT)
+    living: set[int] = set()
+    heard = looked = time.monotonic()
     while True:
-        readable, _, _ = select.select([control.fileno(), woken], [], [])
+        readable, _, _ = select.select([control.fileno(), woken], [], [], WATCH)
+        now = time.monotonic()
+        if now - looked > 2 * WATCH:
+            heard = now  # this process stood still as well: whether the other did will show
+        looked = now
         if woken in readable:
             os.read(woken, 4096)
-            _reap(control)
-        if control.fileno() in readable:
-            data, descriptors, _, _ = socket.recv_fds(control, FORK.size, 2)
-            if len(data) < FORK.size:
-                return
-            request = Fork._make(FORK.unpack(data))
-            if spawn:
-                pid = _spawn(request, descriptors, arguments)
-            else:
-                pid = os.fork()
-                if pid == 0:
-                    signal.set_wakeup_fd(-1)
-                    for descriptor in (woken, wake):
-                        os.close(descriptor)
-                    control.close()
-                    run_child(runner, request, *descriptors)
-            # Also here: it must be there before anybody wants to kill it.
-            with contextlib.suppress(PermissionError, ProcessLookupError):
-                os.setpgid(pid, pid)
-            for descriptor in descriptors:
-                os.close(descriptor)
-            _announce(control, Forked(request.number, pid))
+            _reap(control, living)
+        if control.fileno() not in readable:
+            if living and now - heard > SILENCE:
+                _announce(control, Frozen(now - heard))
+                _kill(living)
+            continue
+        heard = now
+        data, descriptors, _, _ = socket.recv_fds(control, FORK.size, 2)
+        if len(data) < FORK.size:
+            _kill(living)
+            return
+        if data == SIGN:
+            continue
+        request = Fork._make(FORK.unpack(data))
+        if spawn:
+            pid = _spawn(request, descriptors, arguments)
+        else:
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                for descriptor in (woken, wake):
+                    os.close(descriptor)
+                control.close()
+                run_child(runner, request, *descriptors)
+        living.add(pid)
+        # Also here: it must be there before anybody wants to kill it.
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.setpgid(pid, pid)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        _announce(control, Forked(request.number, pid))
 
 
 def run_child(runner: Runner, request: Fork, socket_descriptor: int, slot_descriptor: int) -> None:
@@ -191,15 +223,36 @@ def _spawn(request: Fork, descriptors: list[int], arguments: list[str]) -> int:
     return process.pid
 
 
-def _reap(control: socket.socket) -> None:
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        _announce(control, Died(pid, status))
+def _reap(control: socket.socket, living: set[int]) -> None:
+    while (ended := _wait()) is not None:
+        living.discard(ended[0])
+        _announce(control, Died(*ended))
+
+
+def _wait() -> tuple[int, int] | None:
+    """Return pid and status of a child that has ended; what its tasks started is killed."""
+    try:
+        if hasattr(os, "waitid"):
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if found is None:
+                return None
+            # As long as nobody has waited for it, no other process group can have its number.
+            _kill([found.si_pid])
+            return os.waitpid(found.si_pid, 0)
+        pid, status = os.waitpid(-1, os.WNOHANG)  # macOS
+    except ChildProcessError:
+        return None
+    if pid == 0:
+        return None
+    _kill([pid])
+    return pid, status
+
+
+def _kill(pids: Iterable[int]) -> None:
+    """Kill child processes and all that their tasks have started."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 def _announce(control: socket.socket, announcement: Announcement) -> None:

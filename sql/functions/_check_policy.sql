@@ -9,11 +9,18 @@ begin
   if json_typeof(p_policy) <> 'object' then
     raise exception 'policy is a JSON object, got %', json_typeof(p_policy) using errcode = 'TQ002';
   end if;
-  foreach v_name in array '{timeout,soft_timeout,result_ttl,jitter}'::text[] loop
+  foreach v_name in array '{timeout,soft_timeout,memory_limit,result_ttl,jitter}'::text[] loop
     if (p_policy ->> v_name) is not null and pgtask._seconds(p_policy ->> v_name) is null then
-      raise exception '% is a number of at least 0', v_name using errcode = 'TQ002';
+      raise exception '% is a number of at least 0, got %', v_name, p_policy -> v_name using errcode = 'TQ002';
+    end if;
+    if v_name in ('timeout', 'soft_timeout', 'memory_limit') and pgtask._seconds(p_policy ->> v_name) = 0 then
+      raise exception '% is more than 0', v_name using errcode = 'TQ002';
     end if;
   end loop;
+  if pgtask._seconds(p_policy ->> 'soft_timeout') >= pgtask._seconds(p_policy ->> 'timeout') then
+    raise exception 'soft_timeout (% s) does not come before timeout (% s)', p_policy ->> 'soft_timeout', p_policy ->> 'timeout'
+      using errcode = 'TQ002';
+  end if;
   if p_policy ->> 'on_crash' not in ('retry', 'fail') then
     raise exception 'on_crash is retry or fail' using errcode = 'TQ002';
   end if;

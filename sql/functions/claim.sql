@@ -11,7 +11,8 @@ create or replace function pgtask.claim(
   p_lows integer[] default null, p_highs integer[] default null, p_froms bigint[] default null
 ) returns table (
   id bigint, epoch integer, attempt smallint, max_attempts smallint, task text, queue text,
-  args text, kwargs text, policy text, headers text, tags text[], serial boolean, priority smallint, seq bigint
+  args text, kwargs text, policy text, headers text, tags text[], serial boolean, priority smallint, seq bigint,
+  lives smallint
 )
 language plpgsql security definer
 set search_path = pg_catalog, pgtask, pg_temp
@@ -131,7 +132,10 @@ begin
     select g.id, g.epoch + 1, (g.attempt + 1)::smallint, g.max_attempts, g.task, g.queue,
            case when g.args is null then l.args else g.args end::text,
            case when g.args is null then l.kwargs else g.kwargs end::text,
-           g.policy::text, g.headers::text, g.tags, g.serial is not null, g.priority, g.seq
+           g.policy::text, g.headers::text, g.tags, g.serial is not null, g.priority, g.seq,
+           -- How many more crashes it may have; NULL where it has had none.
+           case when g.crashes is not null
+                then least(coalesce(g.max_crashes, 3) - g.crashes, g.max_attempts - g.attempt)::smallint end
     from gone g
     left join lateral (select p.args, p.kwargs from pgtask.payload p where g.args is null and p.job = g.id offset 0) l on true
     order by g.priority desc, g.seq;
