@@ -32,6 +32,24 @@ def test_a_claim_stamps_worker_epoch_and_attempt(engine: Engine) -> None:
     assert row.claimed_at - row.created_at < timedelta(seconds=30)
 
 
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [({}, [None, 2, 1]), ({"max_crashes": 10}, [None, 2, 1]), ({"max_attempts": 10}, [None, 2, 1])],
+)
+def test_a_claim_tells_how_many_more_crashes_a_job_may_have_that_had_one(
+    engine: Engine, options: dict[str, Any], left: list[int | None]
+) -> None:
+    engine.enqueue(policy={"backoff": "const:0"}, **options)
+    worker = engine.worker()
+    for lives in left:
+        (job,) = engine.claim(worker)
+        assert job.lives == lives
+        engine.finish(worker, [job], "crashed")
+        engine.promote()
+
+    assert engine.job(job.id).state == "failed"
+
+
 def test_priority_goes_before_age_and_age_before_nothing(engine: Engine) -> None:
     low, first, second, high = (engine.enqueue(priority=p) for p in (-1, 0, 0, 7))
 

@@ -130,7 +130,9 @@ REFUSED = [
     {"run_at": "infinity"}, {"run_at": "-infinity"}, {"expires_at": "infinity"},
     {"policy": []}, {"policy": 3}, {"policy": {"timeout": "soon"}}, {"policy": {"timeout": -1}},
     {"policy": {"jitter": "NaN"}}, {"policy": {"result_ttl": [1]}},
-    {"policy": {"soft_timeout": {}}},
+    {"policy": {"soft_timeout": {}}}, {"policy": {"timeout": 0}}, {"policy": {"soft_timeout": 0}},
+    {"policy": {"soft_timeout": 5, "timeout": 5}}, {"policy": {"soft_timeout": 6, "timeout": 5.5}},
+    {"policy": {"memory_limit": 0}}, {"policy": {"memory_limit": "300MB"}},
     {"policy": {"on_crash": "panic"}}, {"policy": {"backoff": "soon"}}, {"policy": {"backoff": []}},
     {"policy": {"backoff": "const:"}}, {"policy": {"backoff": "linear:x"}},
     {"policy": {"backoff": 5}},
@@ -158,6 +160,7 @@ def test_the_longest_names_and_keys_are_taken(engine: Engine) -> None:
     {"backoff": "exp"}, {"backoff": "const:0"}, {"backoff": "linear:1.5"},
     {"backoff": [0, 1.5, 1e3]},
     {"jitter": 0}, {"jitter": 0.30000000000000004}, {"timeout": 1e-05}, {"on_crash": "retry"}, {},
+    {"soft_timeout": 4.5, "timeout": 5}, {"memory_limit": 314572800},
 ])  # fmt: skip
 def test_every_good_policy_is_taken(engine: Engine, policy: dict[str, Any]) -> None:
     assert engine.job(engine.enqueue(policy=policy)).policy == policy

@@ -42,9 +42,9 @@ def test_every_job_of_a_mixed_lot_ends_in_an_outcome(
         ]
         expected.update(
             {
-                ("failed", "crashed"): 1,
+                ("failed", "crashed"): 2,
                 ("succeeded", None): 1,
-                ("failed", "error"): 2,
+                ("failed", "error"): 1,
                 ("failed", "timeout"): 1,
             }
         )
@@ -112,7 +112,7 @@ def test_a_result_that_cannot_be_stored_ends_the_job_failed_and_the_worker_goes_
 
 
 @pytest.mark.parametrize(("how", "error"), [("exit", "SystemExit"), ("int", "KeyboardInterrupt")])
-def test_leaving_the_interpreter_is_a_failure_of_the_task_not_of_the_child(
+def test_leaving_the_interpreter_is_a_crash_of_the_task_not_of_the_child(
     how: str, error: str, start_worker: Start, connection: Connection
 ) -> None:
     worker = start_worker("-c", "1")
@@ -122,7 +122,7 @@ def test_leaving_the_interpreter_is_a_failure_of_the_task_not_of_the_child(
     job = shop.leave.delay(how)
 
     end = end_of(connection, job.id)
-    assert (end.state, end.reason, end.crashes) == ("failed", "error", 0)
+    assert (end.state, end.reason, end.crashes) == ("failed", "crashed", 1)
     assert (end.error or "").startswith(error)
     assert shop.add.delay(3, 4).get(timeout=10) == 7
     assert worker.children() == children

@@ -180,6 +180,11 @@ def test_an_unknown_word_of_the_code_is_refused(tmp_path: Path) -> None:
         ("poll", "soon"),
         ("poll", "nan"),
         ("grace", -1),
+        ("cancel_grace", -1),
+        ("max_jobs_per_child", 0),
+        ("max_memory_per_child", "0"),
+        ("max_memory_per_child", "lots"),
+        ("max_memory_per_child", 1.5),
         ("queues", "mail,,bad name"),
         ("queues", ""),
         ("queues", 3),
@@ -208,10 +213,12 @@ def test_values_are_read_as_text_or_as_what_toml_has(tmp_path: Path) -> None:
     environ = {"PGTASK_QUEUES": "mail, default,mail", "PGTASK_RETENTION": "1d12h"}
     (tmp_path / "pgtask.toml").write_text('grace = "90s"\nlog_level = "debug"\nembedded = false\n')
 
+    environ |= {"PGTASK_MAX_MEMORY_PER_CHILD": "300MB", "PGTASK_MAX_JOBS_PER_CHILD": "100"}
     config = loaded(tmp_path, environ=environ, code={"poll": timedelta(milliseconds=250),
                                                      "dsn": "dbname=x"})  # fmt: skip
 
     assert config.queues == ("mail", "default")
+    assert (config.max_memory_per_child, config.max_jobs_per_child) == (300 * 1024 * 1024, 100)
     assert config.retention == 129_600
     assert (config.grace, config.poll) == (90.0, 0.25)
     assert (config.log_level, config.embedded) == ("DEBUG", "never")

@@ -12,12 +12,14 @@ from pgtask.outcome import (
     MAX_TRACEBACK,
     Cancelled,
     Committed,
+    Crashed,
     Failed,
     Failure,
     Outcome,
     Retried,
     Snoozed,
     Succeeded,
+    TimedOut,
 )
 
 FAILURE = Failure("ValueError", "no", "Traceback")
@@ -34,6 +36,8 @@ FAILURE = Failure("ValueError", "no", "Traceback")
         Snoozed(60.0),
         Cancelled(),
         Committed(),
+        Crashed(FAILURE, 2.5),
+        TimedOut(FAILURE, 0.1),
     ],
 )
 def test_outcomes_survive_the_pipe_in_few_bytes(outcome: Outcome) -> None:

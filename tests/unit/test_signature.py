@@ -41,6 +41,7 @@ def test_the_policy_holds_what_was_said() -> None:
         "timeout": 5.0,
         "on_crash": "fail",
     }
+    assert json.loads(said(memory_limit="1.5GB").policy_json() or "") == {"memory_limit": 3 << 29}
     assert said(on_crash="retry").policy_json() is None
     assert said(backoff=lambda attempt: attempt).policy_json() is None
 
@@ -89,8 +90,16 @@ def test_headers_travel_as_json_and_tags_once_each() -> None:
         ("backoff", [1, "x"], r"backoff\[1\] must be seconds"),
         ("jitter", 1.5, "fraction from 0 to 1"),
         ("jitter", True, "fraction from 0 to 1"),
-        ("timeout", 0, "more than 0"),
-        ("timeout", -1, "between 0 and"),
+        ("timeout", 0, "more than 0 seconds, got 0"),
+        ("timeout", timedelta(0), "more than 0"),
+        ("timeout", -1, "between 0 and 3155760000 seconds, got -1"),
+        ("soft_timeout", 0.0, "more than 0 seconds, got 0.0"),
+        ("soft_timeout", timedelta(seconds=-1), "between 0 and"),
+        ("memory_limit", 0, "= 0: must be a size of at least one byte → write 300MB"),
+        ("memory_limit", -1, "must be a size"),
+        ("memory_limit", "300 megabytes", "'300 megabytes': must be a size"),
+        ("memory_limit", True, "must be a size"),
+        ("memory_limit", 1.5, "must be a size"),
         ("timeout", math.nan, "between 0 and"),
         ("soft_timeout", math.inf, "between 0 and"),
         ("countdown", -1, "between 0 and"),
@@ -133,8 +142,10 @@ def test_a_value_that_cannot_work_is_refused(option: str, value: Any, says: str)
 def test_options_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(BadOption, match="countdown and eta both say when"):
         said(countdown=1, eta=SOON)
-    with pytest.raises(BadOption, match=r"soft_timeout .60 s. comes after timeout .50 s."):
+    with pytest.raises(BadOption, match=r"soft_timeout .60 s. does not come before timeout .50 s."):
         said(soft_timeout=60, timeout=50)
+    with pytest.raises(BadOption, match=r"soft_timeout .5 s. does not come before timeout .5 s."):
+        said(soft_timeout=5, timeout=timedelta(seconds=5))
     with pytest.raises(BadOption, match=r"expires .60 s. is not after the start .60 s from now."):
         said(countdown=60, expires=60)
     with pytest.raises(BadOption, match="is not after eta"):

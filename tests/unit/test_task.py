@@ -195,6 +195,40 @@ def test_options_of_a_call_are_checked_when_said() -> None:
         add.options(key="{z}")
 
 
+def test_limits_that_contradict_each_other_are_refused_however_they_meet(registry: App) -> None:
+    limited = App("limited", task_defaults={"timeout": 5})
+
+    @registry.task(name="slow", timeout=10)
+    def slow() -> None: ...
+
+    @limited.task(name="soft", soft_timeout=5)
+    def soft() -> None: ...
+
+    with pytest.raises(BadOption, match=r"soft_timeout .20 s. does not come before timeout .10 s."):
+        slow.options(soft_timeout=20)
+    with pytest.raises(BadOption, match=r"soft_timeout .10 s. does not come before timeout .10 s."):
+        slow.apply_async((), soft_timeout=10)
+    # the task says the one, its app the other: known when the call is made
+    with pytest.raises(BadOption, match=r"soft_timeout .5 s. does not come before timeout .5 s."):
+        soft.delay()
+    with pytest.raises(BadOption, match=r"soft_timeout .9 s. does not come before timeout .5 s."):
+        limited.enqueue("elsewhere", soft_timeout=9)
+
+
+def test_a_memory_limit_that_cannot_be_enforced_is_refused(registry: App) -> None:
+    async def coroutine() -> None: ...
+
+    with pytest.raises(BadOption, match="memory_limit cannot be enforced for an async def"):
+        registry.task(name="limited", memory_limit="300MB")(coroutine)
+    made = registry.task(name="limited")(coroutine)
+    with pytest.raises(BadOption, match="memory_limit cannot be enforced for an async def"):
+        made.options(memory_limit=1)
+    # what an app says for all its tasks is for those where it can
+    app = App("all", task_defaults={"memory_limit": "300MB"})
+    made = app.task(name="unlimited")(coroutine)
+    assert made._options_for(app.client).memory_limit is None
+
+
 def test_options_leave_the_task_as_it_was() -> None:
     urgent = add.options(priority=9)
 
