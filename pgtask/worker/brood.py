@@ -73,11 +73,20 @@ class Brood:
         loaded: Loaded = await self._nursery.start()
         return loaded.tasks, self._nursery.size()
 
-    def fork(self, *, is_async: bool, predecessor: Child | None = None) -> Child:
+    def fork(
+        self, *, is_async: bool, predecessor: Child | None = None, is_lone: bool = False
+    ) -> Child:
         """Begin one more child; it can be given jobs when it has shaken hands."""
         pipe, theirs = Pipe.pair()
         self._numbers += 1
-        child = Child(self._numbers, is_async, pipe, Slot.create(), predecessor=predecessor)
+        child = Child(
+            self._numbers,
+            is_async,
+            pipe,
+            Slot.create(),
+            predecessor=predecessor,
+            is_lone=is_lone,
+        )
         self.children[child.number] = child
         with theirs:
             self._nursery.fork(child, theirs)
@@ -105,11 +114,14 @@ class Brood:
         self.dismiss(child)
 
     def dismiss(self, child: Child) -> None:
-        """Tell a retired child to end, if it holds nothing any more; its heir takes over."""
-        if child.heir is None or child.held or child.taking or child.stopped is not None:
+        """Tell a child to end that has done all that it was for; its heir, if any, takes over."""
+        if child.heir is None and not child.is_lone:
+            return
+        if child.held or child.taking or child.stopped is not None:
             return
         child.stopped = time.monotonic()
-        child.heir.predecessor = None
+        if child.heir is not None:
+            child.heir.predecessor = None
         child.pipe.send(wire.STOP)
 
     def tick(self) -> None:
@@ -195,7 +207,7 @@ class Brood:
             if self._stillborn >= MAX_STILLBORN:
                 how = verdicts.description(child, status)
                 self._fail(f"{self._stillborn} children in a row ended at start-up; the last {how}")
-        if child.heir is None and not self._failure.done():
+        if child.heir is None and not child.is_lone and not self._failure.done():
             loop = asyncio.get_running_loop()
             pause = 0.0 if child.ready else min(0.1 * 2**self._stillborn, MAX_RESPAWN_PAUSE)
             self._pauses = {p for p in self._pauses if p.when() > loop.time()}

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import time
-from collections import deque
 from collections.abc import Iterable
 
 from pgtask.broker.attempts import Claimed
@@ -28,14 +27,9 @@ class Cancellations:
         """Know of these, and of no others, from now on."""
         self._wishes = dict(wishes)
 
-    def take_from(self, queued: deque[Claimed]) -> list[Claimed]:
-        """Take out the jobs that need not begin any more."""
-        cancelled = [job for job in queued if job.id in self._wishes]
-        if cancelled:
-            kept = [job for job in queued if job.id not in self._wishes]
-            queued.clear()
-            queued.extend(kept)
-        return cancelled
+    def includes(self, job: Claimed) -> bool:
+        """Whether this job is to be cancelled, and need not begin any more."""
+        return job.id in self._wishes
 
     def tell(self, child: Child) -> bool:
         """Tell the child of its jobs that run; True when others have not begun."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
@@ -13,11 +12,12 @@ from pgtask.broker.attempts import Claimed, Ended
 from pgtask.worker import verdicts, wire
 from pgtask.worker.brood import Brood
 from pgtask.worker.cancelling import Cancellations, nudge
-from pgtask.worker.handout import hand_out, spread
+from pgtask.worker.chances import later
 from pgtask.worker.hands import STUCK, Child, Room
 from pgtask.worker.limits import Limits, Terms
 from pgtask.worker.nursery import Nursery
 from pgtask.worker.pace import Pace
+from pgtask.worker.waiting import Waiting
 from pgtask.worker.zygote import TaskInfo
 
 TICK = 0.05  # s between two looks at time limits and at jobs stuck behind a long one
@@ -62,8 +62,7 @@ class Children:
         self._limits = Limits(terms, self.tasks)
         self._most_jobs = terms.max_jobs
         self._pace = Pace()
-        # What no child has yet, by kind of task, in order.
-        self._queued: dict[bool, deque[Claimed]] = {False: deque(), True: deque()}
+        self._waiting = Waiting(self._pace, async_concurrency, terms.max_jobs)
         self._cancellations = Cancellations(terms.cancel_grace)
         self._stopping = False
 
@@ -112,8 +111,7 @@ class Children:
     @property
     def in_flight(self) -> int:
         """How many attempts the children hold."""
-        held = sum(len(child.held) for child in self._all.values())
-        return held + sum(map(len, self._queued.values()))
+        return sum(len(child.held) for child in self._all.values()) + len(self._waiting)
 
     @property
     def are_pressed(self) -> bool:
@@ -137,17 +135,17 @@ class Children:
         attempts = {
             (job.id, job.epoch) for child in self._all.values() for job in child.held.values()
         }
-        attempts.update((job.id, job.epoch) for job in self._waiting())
+        attempts.update((job.id, job.epoch) for job in self._waiting)
         return attempts
 
     def rooms(self) -> list[Room]:
         """Return what may be claimed now: an entry for each kind of task that has room."""
-        free = {is_async: -len(queued) for is_async, queued in self._queued.items()}
+        free = {kind: -self._waiting.count(is_async=kind) for kind in (False, True)}
         held = dict.fromkeys((False, True), 0)
         for child in self._all.values():
             held[child.is_async] += len(child.held)
-            if not child.is_async and child.takes:
-                free[False] += self._sync_room(child)
+            if not child.is_async and not self._stopping:
+                free[False] += self._waiting.room(child)
         # One that is to end may still be busy: together they run no more than one alone.
         if any(child.is_async and child.takes for child in self._all.values()):
             free[True] += self._async_concurrency - held[True]
@@ -159,15 +157,13 @@ class Children:
 
     def dispatch(self, jobs: Sequence[Claimed], *, is_async: bool) -> None:
         """Hand claimed jobs to the children, in order; what finds no child waits here for one."""
-        self._queued[is_async].extend(jobs)
+        self._waiting.add(jobs, is_async=is_async)
         self._hand_out()
 
     def release_unstarted(self) -> list[Ended]:
         """Stop handing out; return what no child has, and start taking the rest back."""
         self._stopping = True
-        released = [Ended(job.id, job.epoch, "released") for job in self._waiting()]
-        for queued in self._queued.values():
-            queued.clear()
+        released = [Ended(job.id, job.epoch, "released") for job in self._waiting.take_all()]
         for child in self._all.values():
             child.ask_back()
         return released
@@ -181,35 +177,32 @@ class Children:
         if self._cancellations:
             self._pass_wishes_on()
 
-    def _waiting(self) -> list[Claimed]:
-        return [job for queued in self._queued.values() for job in queued]
-
-    def _sync_room(self, child: Child) -> int:
-        if child.taking is not None or child.predecessor is not None or self._stopping:
-            return 0
-        if not child.held:
-            room = self._pace.batch(0.0)
-        elif child.holds_suspect or child.is_stuck:
-            return 0
-        else:
-            room = max(0, self._pace.batch(child.expected(self._pace)))
-        return room if self._most_jobs is None else min(room, self._most_jobs - child.begun)
-
     def _hand_out(self) -> None:
-        if self._queued[False]:
-            parts = spread(self._queued[False], self._all.values(), self._pace, self._most_jobs)
-            for child, part in parts:
-                self._give(child, part)
-        if self._queued[True]:
-            for child, part in hand_out(
-                self._queued[True], self._all.values(), self._async_concurrency, self._most_jobs
-            ):
-                self._limits.note(child, child.next_place, part)
-                self._give(child, part)
+        for child, jobs in self._waiting.spread(self._all.values()):
+            self._give(child, jobs)
+        for child, jobs in self._waiting.hand_out(self._all.values()):
+            self._give(child, jobs)
+        if self._waiting.chances.are_pending:
+            self._see_to_last_chances()
+
+    def _see_to_last_chances(self) -> None:
+        chances = self._waiting.chances
+        refused = chances.take_refused()
+        if refused:
+            ended = [Ended(job.id, job.epoch, "snoozed", delay=later()) for job in refused]
+            self._finished(ended, [job.task for job in refused])
+        lone = [child for child in self._all.values() if child.is_lone and child.stopped is None]
+        if chances.lone is not None and not lone:
+            self._brood.fork(is_async=True, is_lone=True)
+        elif chances.lone is not None and lone[0].ready and not lone[0].held:
+            job, chances.lone = chances.lone, None
+            self._give(lone[0], [job])
 
     def _give(self, child: Child, jobs: list[Claimed]) -> None:
+        if child.is_async:
+            self._limits.note(child, child.next_place, jobs)
         child.pipe.send(wire.JOBS, child.take(jobs), jobs)
-        if self._most_jobs is not None and child.begun >= self._most_jobs:
+        if self._most_jobs is not None and not child.is_lone and child.given >= self._most_jobs:
             self._brood.retire(child, f"it was given {self._most_jobs} jobs")
 
     # What comes back -------------------------------------------------------------------------
@@ -253,7 +246,7 @@ class Children:
                 tasks.append(job.task)
                 ended.append(verdicts.of_report(job.id, job.epoch, report.outcome))
         if ended:
-            self._finished(ended, tasks)
+            self._tell(ended, tasks)
         if child.heir is not None:
             self._brood.dismiss(child)
         self._hand_out()
@@ -265,9 +258,8 @@ class Children:
         if self._stopping:
             self._end_all(jobs, "released")
         else:
-            # In front: they were claimed before what waits here.
-            self._queued[False].extendleft(reversed(jobs))
-            self._cancel_queued()
+            self._waiting.put_back(jobs)
+            self._cancel_waiting()
         self._brood.dismiss(child)
         self._hand_out()
         self.changed.set()
@@ -278,14 +270,18 @@ class Children:
         tasks = [job.task for job in child.held.values()]
         child.held.clear()
         if ended:
-            self._finished(ended, tasks)
+            self._tell(ended, tasks)
         self._hand_out()
         self.changed.set()
 
     def _end_all(self, jobs: Sequence[Claimed], verdict: str) -> None:
         if jobs:
             ended = [Ended(job.id, job.epoch, verdict) for job in jobs]
-            self._finished(ended, [job.task for job in jobs])
+            self._tell(ended, [job.task for job in jobs])
+
+    def _tell(self, ended: list[Ended], tasks: list[str]) -> None:
+        self._finished(ended, tasks)
+        self._waiting.chances.ended(ended)
 
     # The tick: limits, cancellations, and jobs behind a long one -----------------------------
 
@@ -302,7 +298,7 @@ class Children:
                     self._brood.retire(child, why)
             if self._cancellations:
                 self._pass_wishes_on()
-            if self._queued[False]:
+            if self._waiting.count(is_async=False):
                 self._release_behind_long_ones()
             self._brood.tick()
 
@@ -331,19 +327,17 @@ class Children:
                 and (running is None or running.seconds < PATIENCE)
             ):
                 return
-        released = list(self._queued[False])
-        self._queued[False].clear()
-        self._end_all(released, "released")
+        self._end_all(self._waiting.take_sync(), "released")
 
     def _pass_wishes_on(self) -> None:
-        self._cancel_queued()
+        self._cancel_waiting()
         for child in self._all.values():
             if self._cancellations.tell(child):
                 child.ask_back()
 
-    def _cancel_queued(self) -> None:
-        for queued in self._queued.values() if self._cancellations else ():
-            self._end_all(self._cancellations.take_from(queued), "cancelled")
+    def _cancel_waiting(self) -> None:
+        if self._cancellations:
+            self._end_all(self._waiting.take_if(self._cancellations.includes), "cancelled")
 
     # Beginning and end -----------------------------------------------------------------------
 
@@ -361,7 +355,5 @@ class Children:
 
     async def _end(self) -> None:
         self._stopping = True
-        self._end_all(self._waiting(), "released")
-        for queued in self._queued.values():
-            queued.clear()
+        self._end_all(self._waiting.take_all(), "released")
         await self._brood.close()

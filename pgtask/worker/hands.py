@@ -60,6 +60,7 @@ class Child:
     taking: tuple[int, int, float] | None = None  # first place, end, when asked
     given_back: int = 0  # jobs that it held and did not begin
     holds_suspect: bool = False  # a job that crashed before, and so is alone here
+    is_lone: bool = False  # made for one job alone; never replaced
 
     # By place; left behind when the job ends, because no place comes twice.
     limits: dict[int, Limit] = field(default_factory=dict)  # async only; a sync child runs one job
@@ -128,10 +129,10 @@ class Child:
     @property
     def takes(self) -> bool:
         """Whether it may be given jobs at all."""
-        return self.ready and self.killed is None and self.heir is None
+        return self.ready and self.killed is None and self.heir is None and not self.is_lone
 
     @property
-    def begun(self) -> int:
+    def given(self) -> int:
         """How many jobs it was given and has not given back."""
         return self.next_place - 1 - self.given_back
 
