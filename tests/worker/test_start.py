@@ -124,6 +124,36 @@ def test_children_that_always_die_at_their_start_end_the_worker(
     assert "children in a row ended at start-up; the last exited with status 7" in worker.log
 
 
+def test_a_start_up_that_begins_to_fail_later_ends_the_worker_and_its_jobs_are_given_back(
+    start_app: Callable[..., Worker], connection: Connection, tmp_path: Path
+) -> None:
+    # given a worker at work
+    worker = start_app(
+        "import os, pathlib, time\n"
+        "def check() -> None:\n    if pathlib.Path(LOG + '.broken').exists(): os._exit(7)\n"
+        "os.register_at_fork(after_in_child=check)\n"
+        + ONE_TASK
+        + "@app.task(name='wait')\ndef wait() -> None:\n"
+        "    open(LOG, 'a').write(f'{os.getpid()}\\n'); time.sleep(600)\n",
+        "-c",
+        "2",
+    )
+    waits = enqueue(connection, "wait")
+    eventually(lambda: lines(tmp_path / "log"), timeout=30)
+    busy = int(lines(tmp_path / "log")[0])
+
+    # when no more children can be started
+    (tmp_path / "log.broken").touch()
+    for child in set(worker.children()) - {busy}:
+        os.kill(child, signal.SIGKILL)
+
+    # then it says so and ends, and what it had is for others
+    assert worker.wait(60) == 1
+    assert "children in a row ended at start-up; the last exited with status 7" in worker.log
+    row = connection.execute("select state, attempt from pgtask.jobs where id = %s", [waits])
+    assert row.fetchone() == ("ready", 0)
+
+
 def test_a_killed_zygote_ends_the_worker_and_its_jobs_are_given_back(
     start_worker: Start, connection: Connection, tmp_path: Path
 ) -> None:
