@@ -205,7 +205,7 @@ class JobFailed(JobError):
 
 
 class JobCancelled(JobError):
-    """The job was cancelled."""
+    """The job was cancelled; inside a `def` task: with terminate, so clean up and end."""
 
 
 class JobExpired(JobCancelled):

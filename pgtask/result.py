@@ -177,7 +177,8 @@ class AsyncResult(Generic[R]):
     def cancel(self, *, terminate: bool = False) -> str:
         """Cancel the job; answers cancelled, cancelling (it runs; it may look) or finished.
 
-        `terminate=True` interrupts a running one. Raises JobNotFound.
+        `terminate=True` interrupts a running one, and kills it after its worker's cancel_grace.
+        Raises JobNotFound.
         """
         return self._cancelled(self._client.run(self._cancel(terminate), twin="acancel"))
 

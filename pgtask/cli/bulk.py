@@ -71,7 +71,7 @@ def retry(session: Session, /, **given: Any) -> int:
 @click.command()
 @_IDS
 @filtered
-@click.option("--terminate", is_flag=True, help="Kill what runs instead of asking it to stop.")
+@click.option("--terminate", is_flag=True, help="Interrupt what runs, and kill it after a grace.")
 @_EVERY
 @_DRY
 @pass_session

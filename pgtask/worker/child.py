@@ -5,9 +5,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import io
 import os
 import signal
 import socket
+import sys
 import time
 import types
 from collections.abc import Awaitable, Callable, Generator
@@ -269,6 +271,10 @@ def reset_process() -> None:
         after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, told),
         after_in_child=_be_an_ordinary_process,
     )
+    # Killed at any time: what a task has printed must be out by then.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
     # The terminal's Ctrl-C is for the supervisor, which decides what it means for the jobs here.
     with contextlib.suppress(PermissionError):
         os.setpgid(0, 0)

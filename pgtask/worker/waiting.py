@@ -109,11 +109,13 @@ class Waiting:
         ]
         heapq.heapify(loads)
         parts: list[list[Claimed]] = [[] for _ in able]
+        cost_of, fits = pace.of, pace.fits
         while queued and loads:
             expected, place = loads[0]
             job = queued[0]
-            if job.lives is None:
-                cost = pace.of(job.task)
+            lives = job.lives
+            if lives is None:
+                cost = cost_of(job.task)
             elif self.chances.admits(job):
                 cost = math.inf  # it may crash again: alone in its child
             else:
@@ -121,16 +123,15 @@ class Waiting:
                 continue
             if expected < 0.0:
                 expected = 0.0
-            elif not pace.fits(expected, cost):
+            elif not fits(expected, cost):
                 break
-            part = parts[place]
-            part.append(queued.popleft())
-            if job.lives is not None:
+            parts[place].append(queued.popleft())
+            heapq.heapreplace(loads, (expected + cost, place))
+            if lives is not None:
                 able[place].holds_suspect = True
-            if most_jobs is not None and able[place].given + len(part) >= most_jobs:
-                heapq.heappop(loads)
-            else:
-                heapq.heapreplace(loads, (expected + cost, place))
+            if most_jobs is not None and able[place].given + len(parts[place]) >= most_jobs:
+                loads.remove((expected + cost, place))
+                heapq.heapify(loads)
         return [(child, part) for child, part in zip(able, parts, strict=True) if part]
 
     def hand_out(self, children: Iterable[Child]) -> Parts:

@@ -242,6 +242,18 @@ def is_sent_back(connection: Connection, job: int) -> bool:
     return now is not None and (now.state, now.attempt) == ("scheduled", 2)
 
 
+def test_what_a_task_has_printed_is_there_however_its_child_ends(
+    start_worker: Start, connection: Connection
+) -> None:
+    worker = start_worker("-c", "1", app="tests.rough:app")
+
+    rough.speak.delay("said in a task").get(timeout=30)
+    for child in worker.children():
+        os.kill(child, signal.SIGKILL)
+
+    eventually(lambda: "said in a task" in worker.log, timeout=30)
+
+
 @pytest.mark.faults
 def test_children_of_a_worker_that_stands_still_are_killed_before_its_lease_is_over(
     start_worker: Start, connection: Connection, tmp_path: Path
