@@ -81,7 +81,7 @@ class Crashed(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=6):
     delay: float
 
 
-class TimedOut(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=7):
+class TimedOut(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=8):
     """Stopped at its hard limit; tried again after `delay` seconds, if at all."""
 
     failure: Failure

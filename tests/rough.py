@@ -140,13 +140,6 @@ async def async_stop_the_loop_once(seconds: float, log: str) -> None:
     time.sleep(seconds)  # noqa: ASYNC251 - what it is for
 
 
-@app.task(transaction=True, max_attempts=1)
-async def async_hold_a_connection(log: str) -> None:
-    append(log, f"begin {current_job().id} {os.getpid()}")
-    while not Path(log + ".go").exists():  # noqa: ASYNC110 - a file is all tests have
-        await asyncio.sleep(0.01)
-
-
 @app.task
 def clean_up(log: str) -> None:
     """Wait until interrupted, and leave in good order."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import functools
 import io
 import os
 import signal
@@ -132,9 +131,7 @@ class _AsyncChild:
         self._tasks: dict[int, Any] = {}  # by place, as all of these
         self._begun: set[int] = set()
         self._cancelled: set[int] = set()
-        self._deadlines: dict[int, float] = {}  # on the loop's clock, of bodies that have begun
         self._reports: collections.deque[wire.Report] = collections.deque()
-        self._answers: list[tuple[int, float | None]] = []
 
     async def main(self) -> None:
         import asyncio
@@ -154,9 +151,6 @@ class _AsyncChild:
                     if kind == wire.CANCEL:
                         self._cancel(wire.decode_places(frame)[1])
                         continue
-                    if kind == wire.LATE:
-                        self._answer(wire.decode_places(frame)[1])
-                        continue
                     _, first, jobs = wire.decode_jobs(frame)
                     for place, job in enumerate(jobs, first):
                         self._tasks[place] = asyncio.create_task(self._run(place, job))
@@ -171,20 +165,13 @@ class _AsyncChild:
             outcome: Outcome = Cancelled()
         else:
             self._begun.add(place)
-            call = self._runner.run_async(
-                job, lambda: place in self._cancelled, functools.partial(self._note_body, place)
-            )
+            call = self._runner.run_async(job, lambda: place in self._cancelled)
             outcome = await self._watched(call, place)
             self._begun.discard(place)
         self._tasks.pop(place, None)
         self._cancelled.discard(place)
-        self._deadlines.pop(place, None)
         self._reports.append(wire.Report(place, time.monotonic() - began, outcome))
         self._wake.set()
-
-    def _note_body(self, place: int, limit: float) -> None:
-        # The first time only: a body that is run again keeps the limit of its attempt.
-        self._deadlines.setdefault(place, time.monotonic() + limit)
 
     def _watched(self, call: Awaitable[Outcome], place: int) -> Awaitable[Outcome]:
         # Publish whose coroutine is being stepped, so that a crash, or a loop that no longer turns,
@@ -223,15 +210,6 @@ class _AsyncChild:
                 if place in self._begun:
                     task.cancel()
 
-    def _answer(self, places: list[int]) -> None:
-        """Tell which of these attempts are not late, having waited before their bodies began."""
-        now = time.monotonic()
-        for place in places:
-            deadline = self._deadlines.get(place)
-            if place in self._tasks and (deadline is None or deadline > now):
-                self._answers.append((place, None if deadline is None else deadline - now))
-                self._wake.set()
-
     async def _send(self) -> None:
         import asyncio
 
@@ -239,13 +217,9 @@ class _AsyncChild:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            reports, answers = list(self._reports), self._answers
+            reports = list(self._reports)
             self._reports.clear()
-            self._answers = []
-            data = wire.pack(wire.OUTCOMES, [], reports) if reports else b""
-            if answers:
-                data += wire.pack(wire.NOT_LATE, answers)
-            await loop.sock_sendall(self._connection, data)
+            await loop.sock_sendall(self._connection, wire.pack(wire.OUTCOMES, [], reports))
 
 
 def _thrower(inner: Any, error: BaseException) -> Callable[[], Any]:

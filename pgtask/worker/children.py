@@ -213,9 +213,6 @@ class Children:
             self._collect(child, *wire.decode_outcomes(frame)[1:])
         elif kind == wire.REFUSED:
             self._give_back(child, wire.decode_places(frame)[1])
-        elif kind == wire.NOT_LATE:
-            for place, seconds in wire.decode_extensions(frame)[1]:
-                self._limits.extend(child, place, seconds)
         else:
             self._brood.shook_hands(child)
             self._hand_out()

@@ -64,7 +64,6 @@ class Child:
 
     # By place; left behind when the job ends, because no place comes twice.
     limits: dict[int, Limit] = field(default_factory=dict)  # async only; a sync child runs one job
-    asked: dict[int, float] = field(default_factory=dict)  # whether it is late, and when
     told: set[int] = field(default_factory=set)  # that it is cancelled
     ultimata: dict[int, float] = field(default_factory=dict)  # until when to end, being cancelled
     culprits: dict[int, Culprit] = field(default_factory=dict)

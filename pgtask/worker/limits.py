@@ -12,7 +12,6 @@ from typing import NamedTuple
 from pgtask.broker.attempts import Claimed
 from pgtask.errors import ConfigError
 from pgtask.size import show_size
-from pgtask.worker import wire
 from pgtask.worker.hands import Child, Culprit, Limit
 from pgtask.worker.runner import read_policy
 from pgtask.worker.zygote import TaskInfo
@@ -71,14 +70,6 @@ class Limits:
             if job.policy and read_policy(job.policy).memory_limit is not None:
                 self._warn(job, "coroutines share their process")
 
-    def extend(self, child: Child, place: int, seconds: float | None) -> None:
-        """The coroutine is not late: it has these seconds left; None: its body has not begun."""
-        limit = child.limits.get(place)
-        child.asked.pop(place, None)
-        if limit is not None:
-            left = limit.seconds if seconds is None else seconds
-            child.limits[place] = limit._replace(until=time.monotonic() + left)
-
     def exceeded(self, child: Child) -> dict[int, Culprit]:
         """Return the attempts for which this child has to be killed now, by place."""
         if child.is_async:
@@ -104,12 +95,8 @@ class Limits:
 
     def _late_coroutines(self, child: Child) -> dict[int, Culprit]:
         now = time.monotonic()
-        late = {place: limit for place, limit in child.limits.items() if now > limit.until}
-        if unasked := sorted(late.keys() - child.asked.keys()):
-            # A loop that turns has cancelled them, or answers that they have begun later.
-            child.asked.update(dict.fromkeys(unasked, now))
-            child.pipe.send(wire.LATE, unasked)
-        late = {place: each for place, each in late.items() if now > child.asked[place] + MARGIN}
+        # A loop that turns has cancelled them at their limits.
+        late = {place: limit for place, limit in child.limits.items() if now > limit.until + MARGIN}
         if not late:
             return {}
         running = child.slot.running()

@@ -106,13 +106,8 @@ class Runner:
             return self._judge(error, job, task, policy)
         return _succeeded(result)
 
-    async def run_async(
-        self, job: Job, is_cancelled: Callable[[], bool], begins: Callable[[float], None]
-    ) -> Outcome:
-        """Run an async task on the running loop.
-
-        `begins` is called when a body begins that has a hard limit, with that limit (s).
-        """
+    async def run_async(self, job: Job, is_cancelled: Callable[[], bool]) -> Outcome:
+        """Run an async task on the running loop."""
         import asyncio
 
         task = self._tasks[job.task]
@@ -123,15 +118,14 @@ class Runner:
             return Failed(Failure.of(error))
         soft = policy.soft_timeout or task.defaults.soft_timeout
         hard = policy.timeout or task.defaults.timeout
-        limits = (soft, hard, begins)
         try:
             if task.transaction:
                 return await self._run_in_async_transaction(
-                    task, job, is_cancelled, limits, args, kwargs
+                    task, job, is_cancelled, (soft, hard), args, kwargs
                 )
             context = self._context(job, is_cancelled)
             with running(context):
-                result = await _limited(task.run(context, args, kwargs), *limits)
+                result = await _limited(task.run(context, args, kwargs), soft, hard)
         except _HardLimit as error:
             told = Failure.of(error)
             failure = Failure("HardTimeLimit", told.message, told.traceback)
@@ -168,7 +162,7 @@ class Runner:
         task: Task[..., Any],
         job: Job,
         is_cancelled: Callable[[], bool],
-        limits: _AsyncLimits,
+        limits: tuple[float | None, float | None],
         args: Any,
         kwargs: Any,
     ) -> Outcome:
@@ -271,21 +265,11 @@ def _encoded(result: object) -> str | None:
         raise _Unstorable(str(error)) from error
 
 
-_AsyncLimits = tuple[float | None, float | None, Callable[[float], None]]
-
-
-async def _limited(
-    call: Awaitable[Any],
-    soft: float | None,
-    hard: float | None,
-    begins: Callable[[float], None],
-) -> Any:
+async def _limited(call: Awaitable[Any], soft: float | None, hard: float | None) -> Any:
     if soft is None and hard is None:
         return await call
     import asyncio
 
-    if hard is not None:
-        begins(hard)
     outer, inner = asyncio.timeout(hard), asyncio.timeout(soft)
     try:
         async with outer:

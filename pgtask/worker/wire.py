@@ -10,9 +10,9 @@ import msgspec
 from pgtask.outcome import Outcome
 
 # supervisor → child
-JOBS, CANCEL, LATE, STOP = "j", "c", "l", "s"
+JOBS, CANCEL, STOP = "j", "c", "s"
 # child → supervisor
-READY, OUTCOMES, REFUSED, NOT_LATE = "r", "o", "x", "n"
+READY, OUTCOMES, REFUSED = "r", "o", "x"
 
 
 class Job(msgspec.Struct, array_like=True):
@@ -57,8 +57,6 @@ class Report(msgspec.Struct, array_like=True, gc=False):
 encode = msgspec.msgpack.Encoder().encode
 decode_jobs = msgspec.msgpack.Decoder(tuple[str, int, list[Job]]).decode
 decode_places = msgspec.msgpack.Decoder(tuple[str, list[int]]).decode
-# (place, seconds it has left; None: all of them, its body has not begun)
-decode_extensions = msgspec.msgpack.Decoder(tuple[str, list[tuple[int, float | None]]]).decode
 decode_outcomes = msgspec.msgpack.Decoder(tuple[str, list[Run], list[Report]]).decode
 
 

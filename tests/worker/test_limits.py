@@ -10,7 +10,7 @@ import pytest
 
 from tests import rough, shop
 from tests.conditions import eventually
-from tests.standing import Connection, end_of, lines, outcomes, standing
+from tests.standing import Connection, end_of, lines, outcomes
 from tests.workers import Start, lives
 
 APP = "tests.rough:app"
@@ -148,32 +148,6 @@ def test_one_without_a_limit_that_stops_the_loop_beyond_others_limits_is_to_blam
     assert message_of(connection, job.id).startswith("LoopBlocked: the event loop stood still for")
     polite.with_name("polite.go").touch()
     assert end_of(connection, neighbour.id, timeout=30)[2:5] == (1, 2, 0)
-
-
-def test_waiting_for_a_connection_is_not_taken_for_being_late(
-    start_worker: Start, connection: Connection, tmp_path: Path
-) -> None:
-    # given coroutines that have all the connections, and one more that has a limit
-    busy, waits = tmp_path / "busy", tmp_path / "waits"
-    worker = start_worker("-c", "1", app=APP)
-    holders = [rough.async_hold_a_connection.delay(str(busy)) for _ in range(10)]
-    eventually(lambda: len(lines(busy)) == 10, timeout=30)
-    children = worker.children()
-    waits.with_name("waits.go").touch()
-    job = rough.async_hold_a_connection.options(timeout=0.3).delay(str(waits))
-    eventually(lambda: standing(connection, job.id).state == "running", timeout=30)  # type: ignore[union-attr]
-
-    # when more time than that has passed, with what a loop that stands still would be given
-    clock = rough.hold_the_gil.options(timeout=1.5).delay(str(tmp_path / "clock"))
-    end_of(connection, clock.id, timeout=30)
-    assert lines(waits) == []
-    busy.with_name("busy.go").touch()
-
-    # then it runs, in the process it was given to
-    assert end_of(connection, job.id, timeout=30)[:5] == ("succeeded", None, 1, 1, 0)
-    for holder in holders:
-        assert end_of(connection, holder.id, timeout=30)[:5] == ("succeeded", None, 1, 1, 0)
-    assert set(worker.children()) & set(children)
 
 
 def test_a_soft_limit_ends_the_wait_for_another_job(
