@@ -244,7 +244,7 @@ class Children:
                 ended.append(verdicts.of_report(job.id, job.epoch, report.outcome))
         if ended:
             self._tell(ended, tasks)
-        if child.heir is not None:
+        if child.heir is not None or child.is_lone:
             self._brood.dismiss(child)
         self._hand_out()
         self.changed.set()

@@ -197,12 +197,11 @@ class Runner:
                 return Retried(failure, self._delay(job, task, policy) if own is None else own)
             cause = error.__cause__ or error.__context__
             return Failed(failure if cause is None else Failure.of(cause))
-        if isinstance(error, _LEAVING) and not isinstance(
-            error, (*task.retry_for, *task.give_up_on)
-        ):
+        is_named = isinstance(error, (*task.retry_for, *task.give_up_on))
+        if isinstance(error, _LEAVING) and not is_named:
             # Only the child lives on: it counts as what it is where a task has its own process.
             return Crashed(failure, self._delay(job, task, policy))
-        known = error if isinstance(error, Exception) else RuntimeError(str(error))
+        known = error if is_named or isinstance(error, Exception) else RuntimeError(str(error))
         if task.retry_policy().should_retry(known, job.attempt, job.max_attempts):
             return Retried(failure, self._delay(job, task, policy))
         return Failed(failure)

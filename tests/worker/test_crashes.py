@@ -186,7 +186,7 @@ def test_the_signal_a_child_died_of_is_named(
 
     assert job.get(timeout=30) == 2
     row = connection.execute(
-        "select outcome, type, message from pgtask.attempts where job = %s", [job.id]
+        "select outcome, error_type, error_message from pgtask.attempts where job = %s", [job.id]
     ).fetchone()
     assert row == ("crashed", "ChildCrashed", f"the child {says}")
     assert says in worker.log
@@ -208,7 +208,7 @@ def test_a_task_that_would_leave_the_process_has_crashed_and_the_child_lives_on(
 
     assert job.get(timeout=30) == 2
     row = connection.execute(
-        "select outcome, type, message from pgtask.attempts where job = %s", [job.id]
+        "select outcome, error_type, error_message from pgtask.attempts where job = %s", [job.id]
     ).fetchone()
     assert row == ("crashed", kind, "so")
     assert end_of(connection, job.id).crashes == 1

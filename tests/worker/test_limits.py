@@ -29,7 +29,8 @@ def seconds_of(connection: Connection, job_id: int) -> float:
 
 def message_of(connection: Connection, job_id: int) -> str:
     row = connection.execute(
-        "select type || ': ' || message from pgtask.attempts where job = %s order by epoch desc",
+        "select error_type || ': ' || error_message from pgtask.attempts"
+        " where job = %s order by epoch desc",
         [job_id],
     ).fetchone()
     assert row is not None
