@@ -129,16 +129,27 @@ def main(arguments: list[str]) -> int:
 
 
 def _serve(control: socket.socket, runner: Runner, arguments: list[str], *, spawn: bool) -> None:
+    # From now on the end of the supervisor shows on the socket, and what it leaves is killed. Where
+    # this process is stopped, it must go on for that.
+    die_with_parent(signal.SIGCONT)
+    living: set[int] = set()
+    try:
+        _fork_on_request(control, runner, arguments, living, spawn=spawn)
+    except (BrokenPipeError, ConnectionResetError):
+        return  # the supervisor is gone; so is who would want to hear of it
+    finally:
+        _kill(living)
+
+
+def _fork_on_request(
+    control: socket.socket, runner: Runner, arguments: list[str], living: set[int], *, spawn: bool
+) -> None:
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     os.set_blocking(woken, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # From now on the end of the supervisor shows on the socket, and what it leaves is killed. Where
-    # this process is stopped, it must go on for that.
-    die_with_parent(signal.SIGCONT)
-    living: set[int] = set()
     heard = looked = time.monotonic()
     while True:
         readable, _, _ = select.select([control.fileno(), woken], [], [], WATCH)
@@ -157,7 +168,6 @@ def _serve(control: socket.socket, runner: Runner, arguments: list[str], *, spaw
         heard = now
         data, descriptors, _, _ = socket.recv_fds(control, FORK.size, 2)
         if len(data) < FORK.size:
-            _kill(living)
             return
         if data == SIGN:
             continue

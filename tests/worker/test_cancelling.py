@@ -120,8 +120,8 @@ def test_cancelling_while_jobs_run_by_the_hundred_leaves_nothing_behind(
         job
         for _ in range(10)
         for job in [
-            *shop.nap.delay_many([(0.001, "/dev/null")] * 20),
-            *shop.async_wait.delay_many([(0.05, "/dev/null")] * 20),
+            *shop.nap.delay_many([(0.02, "/dev/null")] * 20),
+            *shop.async_wait.delay_many([(0.5, "/dev/null")] * 20),
         ]
     ]
     for number, job in enumerate(jobs):
