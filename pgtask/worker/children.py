@@ -11,12 +11,13 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
 from uuid import UUID
 
 from pgtask.broker.attempts import Claimed, Ended
 from pgtask.errors import PgTaskError
+from pgtask.outcome import Cancelled, Committed
 from pgtask.worker import verdicts, wire
 from pgtask.worker.hands import STUCK, Child, Limit, Room
 from pgtask.worker.nursery import START_LIMIT, Nursery
@@ -32,6 +33,7 @@ IDLE_TICK = 0.25  # s, while there is nothing to look at
 MANY = 64  # jobs in flight
 PATIENCE = 0.5  # s all children may be busy with one job each before waiting jobs are given back
 MAX_RESPAWN_PAUSE = 30.0
+STOP_GRACE = 2.0  # s a coroutine that must stop has to do so, before its child is killed
 MAX_STILLBORN = 5  # children in a row that ended without a handshake: the start-up is broken
 
 
@@ -74,6 +76,7 @@ class Children:
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pauses: set[asyncio.TimerHandle] = set()
         self._stopping = False
+        self._fenced = False
 
     @classmethod
     @asynccontextmanager
@@ -136,13 +139,18 @@ class Children:
     def holds(self) -> set[tuple[int, int]]:
         """Return (job id, epoch) of every attempt in the children's hands."""
         attempts = {
-            (job.id, job.epoch) for child in self._children.values() for job in child.held.values()
+            (job.id, job.epoch)
+            for child in self._children.values()
+            for place, job in child.held.items()
+            if place not in child.void
         }
         attempts.update((job.id, job.epoch) for job in self._waiting())
         return attempts
 
     def rooms(self) -> list[Room]:
         """Return what may be claimed now: an entry for each kind of task that has room."""
+        if self._fenced:
+            return []
         free = {is_async: -len(queued) for is_async, queued in self._queued.items()}
         held = dict.fromkeys((False, True), 0)
         for child in self._children.values():
@@ -191,6 +199,103 @@ class Children:
                 if wanted[mine[running.place]]:
                     child.culprits[mine[running.place]] = 0.0
                     self._kill(child, "cancelled")
+
+    # Jobs that must not go on ------------------------------------------------------------------
+
+    def fence(self) -> None:
+        """Stop what has a serial key, until lift_fence(): it will be given back, uncounted."""
+        self._fenced = True
+        for is_async, queued in self._queued.items():
+            self._release([job for job in queued if job.serial])
+            self._queued[is_async] = deque(job for job in queued if not job.serial)
+        for child in self._children.values():
+            for place, job in child.held.items():
+                if job.serial:
+                    child.unwanted.setdefault(place, 0.0)
+            self._stop_unwanted(child)
+
+    def lift_fence(self) -> None:
+        """Let jobs with a serial key run again."""
+        self._fenced = False
+        for child in self._children.values():
+            child.unwanted = {p: since for p, since in child.unwanted.items() if p in child.void}
+        self.changed.set()
+
+    def disown(self, lost: Set[tuple[int, int]]) -> int:
+        """Let nothing count that becomes of these attempts; return how many were in hand.
+
+        What has not begun is not begun, what runs under a serial key is stopped, the rest may end.
+        """
+        gone = 0
+        for is_async, queued in self._queued.items():
+            kept = deque(job for job in queued if (job.id, job.epoch) not in lost)
+            gone += len(queued) - len(kept)
+            self._queued[is_async] = kept
+        for child in self._children.values():
+            begun = child.slot.begun()
+            for place, job in child.held.items():
+                if (job.id, job.epoch) in lost and place not in child.void:
+                    gone += 1
+                    child.void.add(place)
+                    if job.serial or (not child.is_async and place > begun):
+                        child.unwanted.setdefault(place, 0.0)
+            self._stop_unwanted(child)
+        return gone
+
+    def _stop_unwanted(self, child: Child) -> None:
+        if not child.unwanted or child.killed:
+            return
+        if child.is_async:
+            now = time.monotonic()
+            untold = [place for place, since in child.unwanted.items() if not since]
+            if untold:
+                child.unwanted.update(dict.fromkeys(untold, now))
+                self._send(child, wire.CANCEL, sorted(child.held[place].id for place in untold))
+            if any(now - since > STOP_GRACE for since in child.unwanted.values()):
+                self._kill(child, "fenced")
+            return
+        running = child.slot.running()
+        if (
+            running is not None
+            and running.place in child.unwanted
+            and child.held[running.place].serial
+        ):
+            self._kill(child, "fenced")
+        else:
+            self._take_back(child)
+
+    def _overruled(
+        self, child: Child, runs: list[wire.Run], reports: list[wire.Report]
+    ) -> tuple[list[wire.Run], list[wire.Report]]:
+        """Leave out what nobody may hear: of void attempts, and that one we stopped was cancelled.
+
+        What a transaction of the task itself has committed did happen.
+        """
+        kept: list[wire.Run] = []
+        for run in runs:
+            if child.void.isdisjoint(range(run.first, run.first + run.count)):
+                kept.append(run)
+                continue
+            for n in range(run.count):
+                if run.first + n in child.void:
+                    child.lose((run.first + n,))
+                else:
+                    result = None if run.results is None else [run.results[n]]
+                    kept.append(wire.Run(run.first + n, 1, run.seconds / run.count, result))
+        told: list[wire.Report] = []
+        for report in reports:
+            if report.place in child.void and not isinstance(report.outcome, Committed):
+                child.lose((report.place,))
+            elif report.place in child.unwanted and isinstance(report.outcome, Cancelled):
+                self._release(child.lose((report.place,)))
+            else:
+                told.append(report)
+        return kept, told
+
+    def _release(self, jobs: Sequence[Claimed]) -> None:
+        if jobs:
+            released = [Ended(job.id, job.epoch, "released") for job in jobs]
+            self._finished(released, [job.task for job in jobs])
 
     def _waiting(self) -> list[Claimed]:
         return [job for queued in self._queued.values() for job in queued]
@@ -325,6 +430,8 @@ class Children:
     def _collect(self, child: Child, runs: list[wire.Run], reports: list[wire.Report]) -> None:
         ended: list[Ended] = []
         tasks: list[str] = []
+        if child.void or child.unwanted:
+            runs, reports = self._overruled(child, runs, reports)
         for run in runs:
             jobs = child.lose(range(run.first, run.first + run.count))
             # A child reports no job twice, and what was taken back it does not begin.
@@ -359,6 +466,7 @@ class Children:
             for child in list(self._children.values()):
                 if (child.held or child.taking) and not child.killed:
                     self._look_at(child)
+                    self._stop_unwanted(child)
                 elif not child.ready and time.monotonic() - child.born > START_LIMIT:
                     self._kill(child, "start-up")
             if self._queued[False]:
@@ -435,11 +543,14 @@ class Children:
         )
 
     def _give_back(self, child: Child, places: Sequence[int]) -> None:
+        if child.void:
+            child.lose(child.void.intersection(places))
         jobs = child.lose(places)
+        if self._fenced:
+            self._release([job for job in jobs if job.serial])
+            jobs = [job for job in jobs if not job.serial]
         if self._stopping:
-            self._finished(
-                [Ended(job.id, job.epoch, "released") for job in jobs], [job.task for job in jobs]
-            )
+            self._release(jobs)
         else:
             # In front: they were claimed before what waits here.
             self._queued[False].extendleft(reversed(jobs))
@@ -505,6 +616,7 @@ class Children:
                 for frame in child.frames.feed(data):
                     if wire.kind_of(frame) == wire.OUTCOMES:
                         self._collect(child, *wire.decode_outcomes(frame)[1:])
+        child.lose(tuple(child.void))
         how = verdicts.description(child, status)
         ended = verdicts.of_death(child, status)
         tasks = [job.task for job in child.held.values()]

@@ -54,6 +54,8 @@ class Child:
     killed: str | None = None  # why the supervisor killed it
     culprits: dict[int, float] = field(default_factory=dict)  # job id → the limit (s) it passed
     taking: tuple[int, int, float] | None = None  # first place, end, when asked
+    void: set[int] = field(default_factory=set)  # places of attempts that have no row any more
+    unwanted: dict[int, float] = field(default_factory=dict)  # places → when told to stop, or 0
 
     def take(self, jobs: Sequence[Claimed]) -> int:
         """Hold these jobs, in this order; return the place of the first."""
@@ -74,6 +76,10 @@ class Child:
         if self.limits:
             for place in places:
                 self.limits.pop(place, None)
+        if self.void or self.unwanted:
+            self.void.difference_update(places)
+            for place in places:
+                self.unwanted.pop(place, None)
         return jobs
 
     def expected(self, pace: Pace) -> float:
