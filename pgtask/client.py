@@ -128,8 +128,8 @@ class Client:
         refuse_in_loop(twin.removeprefix("a"), twin)
         return self.broker.run(statement)
 
-    async def arun(self, statement: Statement[T]) -> T:
-        return await (await self.abroker()).run(statement)
+    async def arun(self, statement: Statement[T], *, within: float | None = None) -> T:
+        return await (await self.abroker()).run(statement, within=within)
 
     @property
     def broker(self) -> Broker:
