@@ -57,6 +57,7 @@ _NOT_LOCAL = {"datestyle", "default_transaction_isolation", "standard_conforming
 # Who is at the other end, and whether the role's own default forbids to write. Where the server's
 # configuration does, somebody has fenced it: an old primary after a failover. That one stands.
 _LOOK = b"""
+set local statement_timeout = '10s';
 select pg_catalog.pg_backend_pid(), exists (
   select from pg_catalog.pg_settings s
   where s.name = 'default_transaction_read_only' and s.setting = 'on'
@@ -105,7 +106,8 @@ class Session:
                 continue
             connection.patience = CONNECT
             try:
-                self._learn(connection, connection.execute(_LOOK, prepare=False).fetchone())
+                cursor = connection.execute(_LOOK, prepare=False).set_result(-1)
+                self._learn(connection, cursor.fetchone())
                 if self._is_as_told(before):
                     if (late := self._late_words(connection, before)) is not None:
                         connection.execute(late, prepare=False)
@@ -131,6 +133,7 @@ class Session:
             connection.patience = deadline
             try:
                 cursor = await connection.execute(_LOOK, prepare=False)
+                await cursor.set_result(-1)
                 self._learn(connection, await cursor.fetchone())
                 if self._is_as_told(before):
                     if (late := self._late_words(connection, before)) is not None:
