@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence, Set
 from contextlib import asynccontextmanager
@@ -23,7 +24,8 @@ BEHIND = 10 * MOST  # outcomes held at which no more jobs should be claimed
 LINGER = 0.02  # s a few outcomes wait for company while every child has more to do
 BUSY_PAUSE = 0.05  # s before an outcome whose row was locked is sent again
 LAST_FLUSH = 10.0  # s for what is left when the worker ends
-LAST_TRIES = 3.0  # s of these during which an unreachable database is tried again
+LAST_TRIES = 2.5  # s of these during which an unreachable database is tried again
+LAST_TRY = 1.0  # s for the last of these: a silent database must not hold up the end
 
 _TALLY = {
     "timeout": "timed out",
@@ -63,16 +65,18 @@ class Completer:
         (the answer of a claim never came) is given back; all within a bounded time.
         """
         completer = cls(link, worker, tally)
+        until = math.inf
         try:
             async with asyncio.TaskGroup() as group:
                 sending = group.create_task(completer._run())
                 try:
                     yield completer
                 finally:
+                    until = asyncio.get_running_loop().time() + LAST_TRIES
                     await completer._end(sending)
         finally:
-            await completer._flush()
-            await completer._give_back_unknown()
+            if await completer._flush(until):
+                await completer._give_back_unknown()
 
     def add(self, ended: Sequence[Ended], tasks: Sequence[str]) -> None:
         """Take outcomes over; `tasks` names the task of each, for the tally and the log."""
@@ -179,27 +183,30 @@ class Completer:
         except Unavailable as error:
             log.warning("what this worker holds could not be looked up: %s", error)
 
-    async def _flush(self) -> None:
+    async def _flush(self, until: float) -> bool:
+        """Record what is left; False when the database cannot be reached."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + LAST_TRIES
         try:
             async with asyncio.timeout(LAST_FLUSH):
                 while self._waiting or self._sending:
                     try:
-                        await self._send()
+                        await self._send(deadline=max(LAST_TRY, until - loop.time()))
                     except Unavailable:
                         if loop.time() > until:
                             raise
                         await asyncio.sleep(0.2)
         except (TimeoutError, Unavailable) as error:
             log.error("%d outcomes are lost, their jobs will run again: %s", self.backlog, error)
+            return False
+        return True
 
-    async def _send(self) -> None:
+    async def _send(self, *, deadline: float = 10.0) -> None:
         while self._waiting and len(self._sending) < MOST:
             self._sending.append(self._waiting.popleft())
         try:
             answers = await self._link.run(
-                attempts.finish(self._worker, self._sending, patient=self._patient), deadline=10.0
+                attempts.finish(self._worker, self._sending, patient=self._patient),
+                deadline=deadline,
             )
         except (Refused, Unavailable):
             raise

@@ -84,8 +84,8 @@ class Pulse:
 
     async def _leave(self) -> None:
         try:
-            await self._hand_in(deadline=2.0)
-            await self._lease.run(attempts.deregister(self._worker), deadline=2.0)
+            await self._hand_in(deadline=1.5)
+            await self._lease.run(attempts.deregister(self._worker), deadline=1.5)
         except WorkerNotAlive:
             log.debug("there is no lease to end: this worker was declared dead")
         except Unavailable as error:

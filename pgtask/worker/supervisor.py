@@ -137,7 +137,8 @@ class _Supervisor:
 
     async def _insist(self, call: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         """Call until the database has answered; False when asked to end meanwhile."""
-        calling = asyncio.create_task(_until_answered(call))
+        # Whoever drains a queue waits for the end of that, not for a database.
+        calling = asyncio.create_task(call() if self._drain else _until_answered(call))
         asked = asyncio.create_task(self._asked.wait())
         try:
             await asyncio.wait((calling, asked), return_when=asyncio.FIRST_COMPLETED)
