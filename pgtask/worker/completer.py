@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence, Set
 from contextlib import asynccontextmanager
@@ -65,7 +64,7 @@ class Completer:
         (the answer of a claim never came) is given back; all within a bounded time.
         """
         completer = cls(link, worker, tally)
-        until = math.inf
+        until = 0.0
         try:
             async with asyncio.TaskGroup() as group:
                 sending = group.create_task(completer._run())
