@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_LIFETIME = 1800.0  # s: after a failover the pool drains to the new primary
+ASK_WHY = 2  # s
 NAME = "pgtask:client"
+SILENT = "the database cannot be reached: it does not answer"
 
 
 class Broker:
@@ -119,7 +121,7 @@ class Broker:
     def _why(self, error: Exception, waited: float) -> str:
         # The pool hides why it has no connection; ask once, directly.
         try:
-            with self.session.connect(NAME):
+            with self.session.connect(NAME, deadline=ASK_WHY):
                 return _all_in_use(error, waited)
         except psycopg.Error as reason:
             return str(translate(reason) or reason)
@@ -207,17 +209,20 @@ class AsyncBroker:
 
     async def _open(self) -> None:
         if self._pool.closed:
-            with translating():
-                async with await self.session.aconnect(NAME) as probe:
-                    await migrate.acheck(probe)
+            try:
+                with translating():
+                    async with await self.session.aconnect(NAME) as probe:
+                        await migrate.acheck(probe)
+            except TimeoutError as error:
+                raise Unavailable(SILENT) from error
         await self._pool.open()
 
     async def _why(self, error: Exception, waited: float) -> str:
         try:
-            async with await self.session.aconnect(NAME):
+            async with await self.session.aconnect(NAME, deadline=ASK_WHY):
                 return _all_in_use(error, waited)
         except TimeoutError:
-            return "the database cannot be reached: it does not answer"
+            return SILENT
         except psycopg.Error as reason:
             return str(translate(reason) or reason)
 

@@ -95,16 +95,17 @@ class Session:
         """Whether a transaction pooler stands before the database: no LISTEN, nothing prepared."""
         return self._known.pooled
 
-    def connect(self, name: str) -> BoundedConnection:
-        """Open a connection for synchronous code."""
+    def connect(self, name: str, *, deadline: int = CONNECT) -> BoundedConnection:
+        """Open a connection for synchronous code; each host has `deadline` seconds."""
         while True:
             before = self._known
+            arguments = {**self.arguments(name), "connect_timeout": deadline}
             try:
-                connection = BoundedConnection.connect(self._dsn, **self.arguments(name))
+                connection = BoundedConnection.connect(self._dsn, **arguments)
             except psycopg.OperationalError as error:
                 self._blame_pooler(error)
                 continue
-            connection.patience = CONNECT
+            connection.patience = deadline
             try:
                 cursor = connection.execute(_LOOK, prepare=False).set_result(-1)
                 self._learn(connection, cursor.fetchone())
