@@ -57,7 +57,6 @@ class Broker:
             open=False,
             timeout=timeout,
             max_lifetime=MAX_LIFETIME,
-            check=_is_quiet,
             configure=self.session.configure,
             kwargs=lambda: self.session.arguments(NAME),
             reconnect_timeout=timeout,
@@ -100,15 +99,38 @@ class Broker:
         began = time.monotonic()
         wait = self._timeout if within is None else min(within, self._timeout)
         try:
-            with self._pool.connection(timeout=max(wait, 0.01)) as connection:
+            connection = self._healthy(began + wait)
+            try:
                 connection.patience = _left(self._patience, within, began)
-                yield connection
+                with connection:
+                    yield connection
+            finally:
+                self._pool.putconn(connection)
         except (PoolTimeout, PoolClosed) as error:
             raise Unavailable(self._why(error, wait)) from error
         except Unavailable:
             # What broke this one has broken those that rest, too.
             self._pool.drain()
             raise
+
+    def _healthy(self, until: float) -> BoundedConnection:
+        # Not by the pool's `check`: that one rests for a second after each that has died, and
+        # there may be as many as the pool has.
+        while True:
+            connection = self._pool.getconn(timeout=max(until - time.monotonic(), 0.01))
+            try:
+                # An idle connection has nothing to say. Readable means notices or, mostly, that the
+                # server closed it: one poll() tells the healthy ones apart, not a round trip.
+                if is_readable(connection.fileno()):
+                    connection.execute("select 1")
+            except psycopg.Error:
+                self._pool.putconn(connection)
+                self._pool.drain()
+            except BaseException:
+                self._pool.putconn(connection)
+                raise
+            else:
+                return connection
 
     def _open(self) -> None:
         if self._pool.closed:
@@ -144,7 +166,6 @@ class AsyncBroker:
             open=False,
             timeout=timeout,
             max_lifetime=MAX_LIFETIME,
-            check=_is_quiet_async,
             configure=self._welcome,
             kwargs=self._arguments,
             reconnect_timeout=timeout,
@@ -191,14 +212,33 @@ class AsyncBroker:
         began = time.monotonic()
         wait = self._timeout if within is None else min(within, self._timeout)
         try:
-            async with self._pool.connection(timeout=max(wait, 0.01)) as connection:
+            connection = await self._healthy(began + wait)
+            try:
                 connection.patience = _left(PATIENCE, within, began)
-                yield connection
+                async with connection:
+                    yield connection
+            finally:
+                await self._pool.putconn(connection)
         except (PoolTimeout, PoolClosed) as error:
             raise Unavailable(await self._why(error, wait)) from error
         except Unavailable:
             await self._pool.drain()
             raise
+
+    async def _healthy(self, until: float) -> AsyncBoundedConnection:
+        while True:
+            connection = await self._pool.getconn(timeout=max(until - time.monotonic(), 0.01))
+            try:
+                if is_readable(connection.fileno()):
+                    await connection.execute("select 1")
+            except psycopg.Error:
+                await self._pool.putconn(connection)
+                await self._pool.drain()
+            except BaseException:
+                await self._pool.putconn(connection)
+                raise
+            else:
+                return connection
 
     async def _arguments(self) -> dict[str, Any]:
         return self.session.async_arguments(NAME)
@@ -251,18 +291,6 @@ def _all_in_use(error: Exception, waited: float) -> str:
         f"no connection within {waited:g} s, though the server answers: all of this process's are"
         f" in use ({error})"
     )
-
-
-def _is_quiet(connection: psycopg.Connection[Any]) -> None:
-    # An idle connection has nothing to say. Readable means notices or, mostly, that the server
-    # closed it: one poll() instead of a round trip tells the healthy ones apart.
-    if is_readable(connection.fileno()):
-        connection.execute("select 1")
-
-
-async def _is_quiet_async(connection: psycopg.AsyncConnection[Any]) -> None:
-    if is_readable(connection.fileno()):
-        await connection.execute("select 1")
 
 
 def is_readable(descriptor: int) -> bool:

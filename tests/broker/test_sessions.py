@@ -37,14 +37,14 @@ HOSTILE = {
 }
 TOLD = Statement(
     "select current_setting('transaction_isolation'), current_setting('transaction_read_only'),"
-    " current_setting('search_path'), current_setting('lock_timeout'),"
+    " current_schemas(false)::text, current_setting('lock_timeout'),"
     " current_setting('synchronous_commit'), current_setting('timezone'),"
     " current_setting('statement_timeout'), 'ä→😀', now()",
     {},
     lambda rows: rows[0][:8],
 )
-CLIENT = ("read committed", "off", '""', "0", "on", "UTC", "30s", "ä→😀")
-WORKER = ("read committed", "off", '""', "2s", "on", "UTC", "1min", "ä→😀")
+CLIENT = ("read committed", "off", "{}", "0", "on", "UTC", "30s", "ä→😀")
+WORKER = ("read committed", "off", "{}", "2s", "on", "UTC", "1min", "ä→😀")
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_what_the_dsn_says_of_a_clients_time_and_durability_stands(dsn: str) -> 
         row = connection.execute(TOLD.text).fetchone()
 
     assert row is not None
-    assert row[:7] == ("read committed", "off", '""', "0", "off", "UTC", "7s")
+    assert row[:7] == ("read committed", "off", "{}", "0", "off", "UTC", "7s")
 
 
 def test_of_several_hosts_the_one_that_takes_writes_is_asked_for() -> None:
