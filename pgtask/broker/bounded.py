@@ -17,6 +17,7 @@ class BoundedConnection(psycopg.Connection[Any]):
     """A synchronous connection; `patience` is in seconds, for each wait on the socket."""
 
     patience = PATIENCE
+    until = 0.0  # of time.monotonic(), for the wait that is on
 
     def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         """Drive one of psycopg's generators, as the method it overrides."""
@@ -27,6 +28,7 @@ class AsyncBoundedConnection(psycopg.AsyncConnection[Any]):
     """An asynchronous one. Whoever is cancelled leaves at once, and the connection is closed."""
 
     patience = PATIENCE
+    until = 0.0  # of time.monotonic(), for the wait that is on; may be brought forward
 
     async def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         """Drive one of psycopg's generators, as the method it overrides.
@@ -46,15 +48,15 @@ class AsyncBoundedConnection(psycopg.AsyncConnection[Any]):
 def _bounded(
     gen: Any, connection: BoundedConnection | AsyncBoundedConnection
 ) -> Generator[Any, Any, Any]:
-    until = time.monotonic() + connection.patience
+    connection.until = time.monotonic() + connection.patience
     try:
         wanted = next(gen)
         while True:
             # Every tenth of a second psycopg wakes it with 0: nothing is ready.
             ready = yield wanted
-            if not ready and time.monotonic() > until:
+            if not ready and time.monotonic() > connection.until:
                 connection.pgconn.finish()
-                raise psycopg.OperationalError(f"no answer within {connection.patience:g} s")
+                raise psycopg.OperationalError(f"no answer within {connection.patience:.3g} s")
             wanted = gen.send(ready)
     except StopIteration as end:
         return end.value

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -20,6 +22,8 @@ from pgtask.errors import PgTaskError, Unavailable
 
 T = TypeVar("T")
 
+HURRY = 1.0  # s
+
 
 class Link:
     """A connection that is opened when needed, closed on any doubt, and used by one at a time."""
@@ -29,6 +33,7 @@ class Link:
         self._name = f"pgtask:{name}"
         self._lock = asyncio.Lock()
         self._connection: AsyncBoundedConnection | None = None
+        self._end = math.inf  # of the loop's clock
         self.opened = 0  # connections so far
 
     @classmethod
@@ -76,16 +81,30 @@ class Link:
         async with self._using(deadline):
             return self.opened
 
+    def hurry(self) -> None:
+        """Give what is being asked now a second more."""
+        if self._connection is not None:
+            soon = time.monotonic() + HURRY
+            self._connection.until = min(self._connection.until, soon)
+
+    def end_by(self, when: float) -> None:
+        """Let nothing run past this time of the loop's clock; what runs now gets a second."""
+        self._end = when
+        self.hurry()
+
     @asynccontextmanager
     async def _using(self, deadline: float) -> AsyncIterator[AsyncBoundedConnection]:
         """Yield the connection, for this caller alone; what goes wrong on it becomes ours."""
         async with self._lock:
+            deadline = min(deadline, self._end - asyncio.get_running_loop().time())
+            if deadline <= 0:
+                raise Unavailable("no time is left to ask the database")
             try:
                 connection = await self._connected(deadline)
                 connection.patience = deadline
                 yield connection
             except TimeoutError as error:
-                raise Unavailable(f"no connection to the database in {deadline:g} s") from error
+                raise Unavailable(f"no connection to the database in {deadline:.3g} s") from error
             except psycopg.Error as error:
                 if is_dead(error):
                     await self._close()

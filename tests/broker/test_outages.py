@@ -152,6 +152,26 @@ async def test_a_link_gives_up_a_silent_connection_and_a_silent_server_in_time(
 
 
 @pytest.mark.asyncio
+async def test_a_link_that_must_end_hurries_what_it_asks_and_asks_nothing_more(
+    proxy: Proxy, dsn: str
+) -> None:
+    async with Link.open(Session(proxy.dsn(dsn)), "test") as link:
+        assert await link.run(ONE) == 1
+        proxy.freeze()
+        asking = asyncio.create_task(link.run(ONE, deadline=600))
+        await asyncio.sleep(0.2)
+
+        link.end_by(asyncio.get_running_loop().time() + 0.1)
+
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(asking, 30)
+        await asyncio.sleep(0.1)
+        with pytest.raises(Unavailable, match="no time is left"):
+            await link.run(ONE)
+        proxy.thaw()
+
+
+@pytest.mark.asyncio
 async def test_a_statement_for_one_connection_is_not_sent_on_another(
     proxy: Proxy, dsn: str
 ) -> None:
