@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import socket
 import subprocess
@@ -41,13 +40,13 @@ class PgBouncer:
             f"default_pool_size = {size}\nmax_client_conn = 200\n"
             f"ignore_startup_parameters = {ignore}\n"
         )
-        user = {}
+        user: dict[str, object] = {}
         if os.getuid() == 0:
-            # It refuses to be root.
-            nobody = pwd.getpwnam("nobody")
+            # It refuses to be root; the server's socket is for the server's user.
+            owner = Path(str(there["host"])).stat()
             for path in (self._directory, settings):
-                os.chown(path, nobody.pw_uid, nobody.pw_gid)
-            user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": ()}
+                os.chown(path, owner.st_uid, owner.st_gid)
+            user = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": ()}
         assert PROGRAM is not None
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(

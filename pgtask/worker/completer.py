@@ -120,7 +120,7 @@ class Completer:
     @property
     def is_behind(self) -> bool:
         """Whether outcomes can't be recorded, or not fast enough: more of them would pile up."""
-        return self._failures > 1 or len(self._waiting) > BEHIND
+        return self._failures > 0 or len(self._waiting) > BEHIND
 
     @asynccontextmanager
     async def still(self) -> AsyncIterator[None]:

@@ -1,9 +1,10 @@
-"""Jobs that must not go on: fenced, or of claims that were lost. Real children, no database."""
+"""Jobs that must not go on: fenced, or of claims that were lost. With real children."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,8 +12,12 @@ from uuid import uuid4
 
 import pytest
 
-from pgtask.broker.attempts import Claimed, Ended
+from pgtask.broker.attempts import Claimed, Ended, WorkerRow
+from pgtask.broker.link import Link
+from pgtask.broker.session import Session
+from pgtask.worker import pulse
 from pgtask.worker.children import Children
+from pgtask.worker.pulse import Pulse
 from tests.standing import lines
 
 pytestmark = pytest.mark.asyncio
@@ -102,6 +107,29 @@ async def test_a_fence_stops_what_has_a_serial_key_and_nothing_else(tmp_path: Pa
         again = hands.give("hold", str(logs[0]), serial=True)
         await until(lambda: hands.verdict(again))
         assert hands.verdict(again) == "succeeded"
+
+
+async def test_the_fence_is_up_from_a_long_silence_to_the_next_heartbeat(
+    dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulse, "FENCE", 0.5)
+    log, worker = tmp_path / "log", uuid4()
+    async with Link.open(Session(dsn, worker=True), "test") as link, children(1) as hands:
+        watcher = Pulse(link, link, worker, 3600.0, Counter())
+        fencing = asyncio.create_task(watcher._fence(hands.children))
+        held = hands.give("hold", str(log), serial=True)
+
+        # given no heartbeat since the beginning
+        await until(lambda: hands.verdict(held) == "released")
+        assert hands.children.rooms() == []
+
+        # when one succeeds, and the next is not due for long
+        monkeypatch.setattr(pulse, "FENCE", 60.0)
+        await watcher.register(WorkerRow(worker, "host", 1, "0", ["*"], [], 1))
+        await watcher._hand_in(deadline=30.0)
+
+        await until(lambda: len(hands.children.rooms()) == 2)
+        fencing.cancel()
 
 
 async def test_behind_a_fence_what_has_not_begun_does_not_begin(tmp_path: Path) -> None:
