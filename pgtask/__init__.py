@@ -3,6 +3,7 @@
 from pgtask.app import App, default_app, task
 from pgtask.current import JobContext, current_job
 from pgtask.errors import (
+    AccessRefused,
     AmbiguousTransaction,
     AppNotFound,
     ArgumentInvalid,
@@ -57,6 +58,7 @@ from pgtask.task import AsyncTask, Task
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccessRefused",
     "AmbiguousTransaction",
     "App",
     "AppNotFound",

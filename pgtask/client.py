@@ -128,8 +128,8 @@ class Client:
         refuse_in_loop(twin.removeprefix("a"), twin)
         return self.broker.run(statement)
 
-    async def arun(self, statement: Statement[T]) -> T:
-        return await (await self.abroker()).run(statement)
+    async def arun(self, statement: Statement[T], *, within: float | None = None) -> T:
+        return await (await self.abroker()).run(statement, within=within)
 
     @property
     def broker(self) -> Broker:
@@ -140,7 +140,7 @@ class Client:
 
         with connections.opening:
             if connections.broker is None:
-                connections.broker = Broker(self._dsn())
+                connections.broker = Broker(self._dsn(), pooler=self.config().pooler)
             return connections.broker
 
     async def abroker(self) -> AsyncBroker:
@@ -156,7 +156,7 @@ class Client:
                 brokers.pop(ended).abandon()
             # Finding a database may start one.
             dsn = await asyncio.to_thread(self._dsn)
-            brokers.setdefault(loop, AsyncBroker(dsn))
+            brokers.setdefault(loop, AsyncBroker(dsn, pooler=self.config().pooler))
         return brokers[loop]
 
     @property
@@ -168,7 +168,12 @@ class Client:
 
         with connections.opening:
             if connections.listener is None:
-                connections.listener = ResultListener(self.config().listen_dsn or self._dsn())
+                config = self.config()
+                connections.listener = ResultListener(
+                    config.listen_dsn or self._dsn(),
+                    # The setting speaks of the other one.
+                    pooler="auto" if config.listen_dsn else config.pooler,
+                )
             return connections.listener
 
     def close(self) -> None:

@@ -43,6 +43,8 @@ _GUESSES = {
     "poll_interval": "poll",
     "loglevel": "log_level",
     "max_tasks_per_child": "max_jobs_per_child",
+    "pgbouncer": "pooler",
+    "pool_mode": "pooler",
 }
 # Kubernetes sets these in every pod beside a service called pgtask, or pgtask-something.
 _OF_KUBERNETES = re.compile(
@@ -75,6 +77,7 @@ class Config:
     retention: float = 7 * DAY
     max_payload: int = 1_048_576
     listen_dsn: str | None = field(default=None, repr=False)
+    pooler: Literal["auto", "transaction", "none"] = "auto"
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
@@ -401,6 +404,7 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "retention": _seconds(0.0),
     "max_payload": _count(1),
     "listen_dsn": _dsn,
+    "pooler": _one_of("auto", "transaction", "none"),
     "log_level": _one_of(*LOG_LEVELS, upper=True),
     "log_format": _one_of("text", "json"),
 }

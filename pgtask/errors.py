@@ -15,6 +15,7 @@ PgTaskError
 │   ├── AmbiguousTransaction        two transactions could be meant
 │   ├── TransactionEnded            a task ended the transaction that completes its job
 │   ├── NoTaskConnection(Unavailable)  none could be had; the task's body has not begun
+│   ├── AccessRefused(Unavailable)  a wrong role, password or database name: no outage
 │   ├── WrongDatabase               a connection to a database that is not this app's
 │   └── Refused                     by a function of the schema, each with a SQLSTATE of ours
 │       └── WorkerNotAlive · BadCall(ValueError) · DuplicateJob · LeaseLost · QueueNotFound
@@ -126,6 +127,10 @@ class TransactionEnded(BrokerError):
 
 class NoTaskConnection(Unavailable):
     """No connection for a task with transaction=True could be had; its body has not begun."""
+
+
+class AccessRefused(Unavailable):
+    """The server refuses the role, its password or the name of the database."""
 
 
 class UnknownConnection(BrokerError, TypeError):

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pgtask.client import Client, event_loop_runs, refuse_in_loop
 from pgtask.codec import decode_result
 from pgtask.errors import (
+    AccessRefused,
     DecodeError,
     JobCancelled,
     JobExpired,
     JobFailed,
     JobNotFound,
     ResultTimeout,
+    Unavailable,
     WouldDeadlock,
 )
 from pgtask.job import FINISHED
@@ -30,6 +32,8 @@ R = TypeVar("R")
 RECHECKS = (0.005, 0.01, 0.02)
 POLL_FIRST, POLL_MOST = 0.2, 2.0
 RENEW = 30.0  # s: a registration lives 60
+OUTAGE = 60.0  # s a wait without a timeout goes on while the database is away
+LEAST = 5.0  # s for one question, however short the timeout: less says nothing about the database
 
 
 class AsyncResult(Generic[R]):
@@ -81,17 +85,19 @@ class AsyncResult(Generic[R]):
         """Wait for the job to end and return what the task returned.
 
         Raises JobFailed, JobCancelled, JobExpired, JobNotFound, ResultTimeout after `timeout`
-        seconds, and WouldDeadlock in the transaction that made the job. With keep="none" there is
-        nothing to wait for: None, at once.
+        seconds, and WouldDeadlock in the transaction that made the job. While waiting it survives
+        an outage of the database that ends within the timeout (without one: 60 s), and raises
+        Unavailable after it. With keep="none" there is nothing to wait for: None, at once.
         """
         refuse_in_loop("get", "aget")
         if self._keep == "none":
             return self._nothing()
         deadline = _deadline(timeout)
-        listener = self._client.listener
+        patience = _Patience(deadline)
+        broker, listener = self._client.broker, self._client.listener
         is_first = not listener.is_connected
         # Who never waited may not have to: no connection is opened for a job that is over.
-        if is_first and self._is_over(self._client.broker.run(self._watch())):
+        if is_first and self._is_over(broker.run(self._watch(), within=patience.left())):
             return self._outcome()
         import threading
 
@@ -101,8 +107,9 @@ class AsyncResult(Generic[R]):
                 listener.wait_until_connected()
             for pause, statement in self._looks(deadline, timeout):
                 announced.clear()
-                if self._is_over(self._client.broker.run(statement)):
-                    return self._outcome()
+                with patience:
+                    if self._is_over(broker.run(statement, within=patience.left())):
+                        return self._outcome()
                 announced.wait(pause)
         raise AssertionError("the looks end with ResultTimeout")
 
@@ -111,9 +118,10 @@ class AsyncResult(Generic[R]):
         if self._keep == "none":
             return self._nothing()
         deadline = _deadline(timeout)
-        listener = self._client.listener
+        patience = _Patience(deadline)
+        client, listener = self._client, self._client.listener
         is_first = not listener.is_connected
-        if is_first and self._is_over(await self._client.arun(self._watch())):
+        if is_first and self._is_over(await client.arun(self._watch(), within=patience.left())):
             return self._outcome()
         import asyncio
 
@@ -124,8 +132,9 @@ class AsyncResult(Generic[R]):
                 await asyncio.to_thread(listener.wait_until_connected)
             for pause, statement in self._looks(deadline, timeout):
                 announced.clear()
-                if self._is_over(await self._client.arun(statement)):
-                    return self._outcome()
+                with patience:
+                    if self._is_over(await client.arun(statement, within=patience.left())):
+                        return self._outcome()
                 try:
                     await asyncio.wait_for(announced.wait(), pause)
                 except TimeoutError:
@@ -302,6 +311,31 @@ class AsyncResult(Generic[R]):
             f"there is no job {self.id}: it was never committed, its transaction was rolled back, "
             f"or it is past its retention{hint}"
         )
+
+
+class _Patience:
+    """How long a wait bears that the database is away: as a block, it swallows Unavailable."""
+
+    def __init__(self, deadline: float | None) -> None:
+        self._deadline = deadline
+        self._since: float | None = None
+
+    def left(self) -> float | None:
+        """Seconds for one question."""
+        return None if self._deadline is None else max(LEAST, self._deadline - time.monotonic())
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> bool:
+        if not isinstance(error, Unavailable) or isinstance(error, AccessRefused):
+            self._since = None
+            return False
+        now = time.monotonic()
+        self._since = self._since or now
+        return now < (self._since + OUTAGE if self._deadline is None else self._deadline)
 
 
 def _job_id(value: int | str) -> int:

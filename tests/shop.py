@@ -50,6 +50,17 @@ def hold(path: str) -> str:
 
 
 @app.task
+def hold_in_turn(path: str) -> int:
+    """As hold, but the n-th to begin waits for .go and its number, and returns that."""
+    append(path, "begin")
+    turn = len(Path(path).read_text().splitlines())
+    while not Path(f"{path}.go{turn}").exists():
+        time.sleep(0.01)
+    append(path, f"end {turn}")
+    return turn
+
+
+@app.task
 async def async_hold(path: str) -> str:
     append(path, f"begin {current_job().id}")
     try:

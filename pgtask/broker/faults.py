@@ -7,6 +7,7 @@ import re
 import psycopg
 
 from pgtask.errors import (
+    AccessRefused,
     BadCall,
     BrokerError,
     DuplicateJob,
@@ -22,11 +23,18 @@ _REFUSALS: dict[str, type[Refused]] = {
     kind.sqlstate: kind
     for kind in (Refused, WorkerNotAlive, BadCall, DuplicateJob, LeaseLost, QueueNotFound)
 }
-# The connection is of no use any more: shutdowns, too many clients, and a server that turned into a
-# read-only standby.
-_DEAD = ("08", "57P", "53300", "25006")
+# The connection is of no use any more: shutdowns, too many clients, a server that turned into a
+# read-only standby, a session or transaction that was idle for too long.
+_DEAD = ("08", "57P", "53300", "25006", "25P03", "25P04")
 # The same statement may well succeed later: deadlocks, no memory or disk, locks, cancelled, I/O.
 _PASSING = ("40", "53", "55P03", "57014", "58")
+# Of a connection that was refused only the text is known, in the server's language: what is missed
+# here is taken for an outage, and waited for.
+_REFUSED = re.compile(
+    r"password authentication failed|authentication failed for user|no password supplied"
+    r"|no pg_hba\.conf entry|(role|database) \".*\" (does not exist|is not permitted to log in)"
+    r"|permission denied for database|no such (user|database)"
+)
 _SCHEMA = ("3F000", "42883", "42P01")
 
 
@@ -60,7 +68,9 @@ def translate(error: psycopg.Error) -> BrokerError | None:
             f"{message}: pgtask must write → use a read-write transaction, on the primary"
         )
     if is_dead(error):
-        return Unavailable(f"the database cannot be reached: {_without_secrets(message)}")
+        text = f"the database cannot be reached: {_without_secrets(message)}"
+        refused = not state and _REFUSED.search(str(error))
+        return AccessRefused(text) if refused else Unavailable(text)
     return None
 
 

@@ -4,64 +4,107 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import math
 import random
-import socket
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psycopg
 
+from pgtask.broker import migrate
+from pgtask.broker.bounded import AsyncBoundedConnection
 from pgtask.broker.faults import is_dead, is_passing, translate
-from pgtask.broker.pool import connect_arguments
+from pgtask.broker.session import Session
 from pgtask.broker.statement import Statement
-from pgtask.errors import Unavailable
+from pgtask.errors import PgTaskError, Unavailable
 
 T = TypeVar("T")
 
-WORKER_SESSION = (
-    " -c statement_timeout=60s -c lock_timeout=2s -c idle_in_transaction_session_timeout=10s"
-    " -c synchronous_commit=on"
-)
+HURRY = 1.0  # s
 
 
 class Link:
     """A connection that is opened when needed, closed on any doubt, and used by one at a time."""
 
-    def __init__(self, dsn: str, name: str) -> None:
-        self._dsn = dsn
-        self._name = name
+    def __init__(self, session: Session, name: str) -> None:
+        self._session = session
+        self._name = f"pgtask:{name}"
         self._lock = asyncio.Lock()
-        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._connection: AsyncBoundedConnection | None = None
+        self._end = math.inf  # of the loop's clock
+        self.opened = 0  # connections so far
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, dsn: str, name: str) -> AsyncIterator[Link]:
+    async def open(cls, session: Session, name: str) -> AsyncIterator[Link]:
         """Yield a link; the connection is closed on leaving."""
-        link = cls(dsn, name)
+        link = cls(session, name)
         try:
             yield link
         finally:
             await link._close()
 
-    async def run(self, statement: Statement[T], *, deadline: float = 5.0) -> T:
-        """Run a statement within `deadline` seconds.
+    @property
+    def pooled(self) -> bool:
+        """Whether a transaction pooler stands before the database."""
+        return self._session.pooled
+
+    async def run(
+        self, statement: Statement[T], *, deadline: float = 5.0, only_on: int | None = None
+    ) -> T:
+        """Run a statement within `deadline` seconds, and as many for a connection if need be.
 
         Raises Unavailable when the connection was lost or the deadline passed, where it is unknown
         whether the statement committed, and when PostgreSQL rolled it back for a reason that passes
-        (a lock, a deadlock, a full disk). Never waits for the kernel to notice a dead peer.
+        (a lock, a deadlock, a full disk); and, before anything is sent, when the connection is not
+        the one that was opened as number `only_on`. Never waits for the kernel to notice a dead
+        peer.
         """
+        async with self._using(deadline) as connection:
+            if only_on is not None and only_on != self.opened:
+                raise Unavailable("the connection is a new one")
+            cursor = await connection.execute(self._session.text(statement.text), statement.params)
+            if self._session.pooled:
+                await cursor.set_result(-1)
+            rows = await cursor.fetchall() if cursor.description else []
+        return statement.parse(rows)
+
+    async def check_schema(self, *, deadline: float = 10.0) -> None:
+        """Raise unless this code can work with the schema there; Unavailable as run."""
+        async with self._using(deadline) as connection:
+            await migrate.acheck(connection)
+
+    async def connect(self, *, deadline: float = 5.0) -> int:
+        """Open the connection unless it is open; return its number. Raises Unavailable."""
+        async with self._using(deadline):
+            return self.opened
+
+    def hurry(self) -> None:
+        """Give what is being asked now a second more."""
+        if self._connection is not None:
+            soon = time.monotonic() + HURRY
+            self._connection.until = min(self._connection.until, soon)
+
+    def end_by(self, when: float) -> None:
+        """Let nothing run past this time of the loop's clock; what runs now gets a second."""
+        self._end = when
+        self.hurry()
+
+    @asynccontextmanager
+    async def _using(self, deadline: float) -> AsyncIterator[AsyncBoundedConnection]:
+        """Yield the connection, for this caller alone; what goes wrong on it becomes ours."""
         async with self._lock:
+            deadline = min(deadline, self._end - asyncio.get_running_loop().time())
+            if deadline <= 0:
+                raise Unavailable("no time is left to ask the database")
             try:
-                async with asyncio.timeout(deadline):
-                    connection = await self._connected()
-                with _hanging_up_after(connection, deadline):
-                    cursor = await connection.execute(statement.text, statement.params)
-                    rows = await cursor.fetchall() if cursor.description else []
+                connection = await self._connected(deadline)
+                connection.patience = deadline
+                yield connection
             except TimeoutError as error:
-                await self._close()
-                raise Unavailable(f"no answer from the database within {deadline:g} s") from error
+                raise Unavailable(f"no connection to the database in {deadline:.3g} s") from error
             except psycopg.Error as error:
                 if is_dead(error):
                     await self._close()
@@ -70,26 +113,19 @@ class Link:
                 if is_passing(error):
                     raise Unavailable(f"the database could not do it now: {error}") from error
                 raise
-            except asyncio.CancelledError:
+            except PgTaskError:
+                raise
+            except BaseException:
+                # Cancelled, perhaps in the middle of a statement.
                 await self._close()
                 raise
-        return statement.parse(rows)
 
-    async def connection(self) -> psycopg.AsyncConnection[Any]:
-        """Return the open connection, for its owner alone; raises Unavailable."""
-        try:
-            async with asyncio.timeout(15.0):
-                return await self._connected()
-        except TimeoutError as error:
-            raise Unavailable("no connection within 15 s") from error
-        except psycopg.Error as error:
-            raise translate(error) or Unavailable(str(error)) from error
-
-    async def _connected(self) -> psycopg.AsyncConnection[Any]:
+    async def _connected(self, deadline: float) -> AsyncBoundedConnection:
         if self._connection is None or self._connection.closed:
-            arguments = connect_arguments(f"pgtask:{self._name}")
-            arguments["options"] += WORKER_SESSION
-            self._connection = await psycopg.AsyncConnection.connect(self._dsn, **arguments)
+            await self._close()
+            connection = await self._session.aconnect(self._name, deadline=deadline)
+            self._connection = connection
+            self.opened += 1
         return self._connection
 
     async def _close(self) -> None:
@@ -112,52 +148,31 @@ class WakeUps:
     async def listen(self) -> AsyncIterator[tuple[str, str]]:
         """Yield (channel, payload); first ("connected", "") once listening. Raises Unavailable.
 
-        A half-open connection is noticed by a query of our own on the same connection.
+        Ends at once where a pooler stands before the database: nothing would ever be heard. A
+        half-open connection is noticed by a query of our own on the same connection.
         """
-        connection = await self._link.connection()
-        try:
-            with _hanging_up_after(connection, self.PONG):
+        async with self._link._using(self.PONG) as connection:  # noqa: SLF001 - the ear owns its link
+            if self._link.pooled:
+                return
+            try:
                 await connection.execute("listen pgtask")
                 await connection.execute("listen pgtask_cancel")
-            yield "connected", ""
-            while True:
-                async for notification in connection.notifies(timeout=self.PING):
-                    yield notification.channel, notification.payload
-                with _hanging_up_after(connection, self.PONG):
+                yield "connected", ""
+                while True:
+                    connection.patience = self.PING + self.PONG
+                    async for notification in connection.notifies(timeout=self.PING):
+                        yield notification.channel, notification.payload
+                    connection.patience = self.PONG
                     await connection.execute("select 1")
-        except TimeoutError as error:
-            raise Unavailable("the listening connection does not answer") from error
-        except psycopg.Error as error:
-            raise translate(error) or Unavailable(str(error)) from error
-        finally:
-            await self._link._close()  # noqa: SLF001 - the ear owns its link
-
-
-@contextlib.contextmanager
-def _hanging_up_after(connection: psycopg.AsyncConnection[Any], seconds: float) -> Iterator[None]:
-    # Not by cancelling: psycopg would ask the server to cancel too, and wait for what it says.
-    late = False
-
-    def hang_up() -> None:
-        nonlocal late
-        late = True
-        with (
-            contextlib.suppress(OSError, psycopg.Error),
-            socket.socket(fileno=os.dup(connection.fileno())) as wire,
-        ):
-            wire.shutdown(socket.SHUT_RDWR)
-
-    timer = asyncio.get_running_loop().call_later(seconds, hang_up)
-    try:
-        yield
-    except psycopg.OperationalError as error:
-        if late:
-            raise TimeoutError from error
-        raise
-    finally:
-        timer.cancel()
+            finally:
+                # Whatever happened, the next one begins anew.
+                await connection.close()
 
 
 def pause_after(failures: int) -> float:
-    """Seconds to wait before reconnecting, with jitter: 0.1, 0.2, ... at most about 5."""
-    return float(min(5.0, 0.1 * 2**failures) * random.uniform(0.5, 1.5))
+    """Seconds to wait before another attempt, with jitter: 0.1, 0.2, ... at most 4.5.
+
+    That, and the deadline of an attempt which meets an outage's end, are less than the 10 s within
+    which work resumes.
+    """
+    return float(min(3.0, 0.1 * 2 ** min(failures, 10)) * random.uniform(0.5, 1.5))

@@ -83,7 +83,11 @@ def connection(dsn: str) -> Iterator[Connection]:
     """A connection fit for the functions of this file; Unavailable when there is none."""
     try:
         opened = psycopg.connect(
-            dsn, autocommit=True, connect_timeout=10, application_name="pgtask:migrate"
+            dsn,
+            autocommit=True,
+            connect_timeout=10,
+            application_name="pgtask:migrate",
+            client_encoding="UTF8",
         )
     except psycopg.Error as error:
         raise translate(error) or error from error

@@ -102,7 +102,8 @@ class Session:
         dsn = self.database_url()
         with migrate.connection(dsn) as connection:
             migrate.check(connection)
-        broker = Broker(dsn, pool_max=2)
+        # A person waits, and can press Ctrl-C; some of their questions read a long history.
+        broker = Broker(dsn, pool_max=2, patience=3600.0, pooler=self.config.pooler)
         try:
             yield broker
         finally:

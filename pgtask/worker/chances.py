@@ -7,7 +7,7 @@ do. If they could meet until none has a crash left, one bad job would fail all t
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from pgtask.broker.attempts import Claimed, Ended
 
@@ -42,7 +42,7 @@ class LastChances:
         """Whether there is something to do for any of them."""
         return bool(self._refused) or self.lone is not None
 
-    def ended(self, attempts: Sequence[Ended]) -> None:
+    def ended(self, attempts: Iterable[Ended | Claimed]) -> None:
         """Let the next have its turn, if one of these had it."""
         turn = self._turn
         if turn is not None and any((e.id, e.epoch) == (turn.id, turn.epoch) for e in attempts):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
 from uuid import UUID
 
 from pgtask.broker.attempts import Claimed, Ended
-from pgtask.worker import verdicts, wire
+from pgtask.worker import unwanted, verdicts, wire
 from pgtask.worker.brood import Brood
 from pgtask.worker.cancelling import Cancellations, nudge
 from pgtask.worker.chances import later
@@ -65,6 +65,7 @@ class Children:
         self._waiting = Waiting(self._pace, async_concurrency, terms.max_jobs)
         self._cancellations = Cancellations(terms.cancel_grace)
         self._stopping = False
+        self._fenced = False
 
     @classmethod
     @asynccontextmanager
@@ -133,13 +134,18 @@ class Children:
     def holds(self) -> set[tuple[int, int]]:
         """Return (job id, epoch) of every attempt in the children's hands."""
         attempts = {
-            (job.id, job.epoch) for child in self._all.values() for job in child.held.values()
+            (job.id, job.epoch)
+            for child in self._all.values()
+            for place, job in child.held.items()
+            if place not in child.void
         }
         attempts.update((job.id, job.epoch) for job in self._waiting)
         return attempts
 
     def rooms(self) -> list[Room]:
         """Return what may be claimed now: an entry for each kind of task that has room."""
+        if self._fenced:
+            return []
         free = {kind: -self._waiting.count(is_async=kind) for kind in (False, True)}
         held = dict.fromkeys((False, True), 0)
         for child in self._all.values():
@@ -176,6 +182,34 @@ class Children:
         self._cancellations.heard(wishes)
         if self._cancellations:
             self._pass_wishes_on()
+
+    def fence(self) -> None:
+        """Stop what has a serial key, until lift_fence(): it will be given back, uncounted."""
+        self._fenced = True
+        self._end_all(self._waiting.take_if(lambda job: job.serial), "released")
+        for child in self._all.values():
+            unwanted.fence(child)
+            self._stop_unwanted(child)
+
+    def lift_fence(self) -> None:
+        """Let jobs with a serial key run again."""
+        self._fenced = False
+        for child in self._all.values():
+            unwanted.lift_fence(child)
+        self.changed.set()
+
+    def disown(self, lost: Set[tuple[int, int]]) -> int:
+        """Let nothing count that becomes of these attempts; return how many were in hand."""
+        gone = self._waiting.take_if(lambda job: (job.id, job.epoch) in lost)
+        for child in self._all.values():
+            gone += unwanted.disown(child, lost)
+            self._stop_unwanted(child)
+        self._waiting.chances.ended(gone)
+        return len(gone)
+
+    def _stop_unwanted(self, child: Child) -> None:
+        if unwanted.stop(child):
+            self._brood.kill(child, "fenced")
 
     def _hand_out(self) -> None:
         for child, jobs in self._waiting.spread(self._all.values()):
@@ -221,6 +255,9 @@ class Children:
     def _collect(self, child: Child, runs: list[wire.Run], reports: list[wire.Report]) -> None:
         ended: list[Ended] = []
         tasks: list[str] = []
+        if child.void or child.unwanted:
+            runs, reports, stopped = unwanted.overruled(child, runs, reports)
+            self._end_all(stopped, "released")
         for run in runs:
             jobs = child.lose(range(run.first, run.first + run.count))
             # A child reports no job twice, and what was taken back it does not begin.
@@ -250,8 +287,13 @@ class Children:
         self.changed.set()
 
     def _give_back(self, child: Child, places: Sequence[int]) -> None:
+        if child.void:
+            child.given_back += len(child.lose(child.void.intersection(places)))
         jobs = child.lose(places)
         child.given_back += len(jobs)
+        if self._fenced:
+            self._end_all([job for job in jobs if job.serial], "released")
+            jobs = [job for job in jobs if not job.serial]
         if self._stopping:
             self._end_all(jobs, "released")
         else:
@@ -263,6 +305,7 @@ class Children:
 
     def _judge(self, child: Child, status: int) -> None:
         """A child is dead: each attempt that it held ends, is released, or is blamed."""
+        child.lose(tuple(child.void))
         ended = verdicts.of_death(child, status)
         tasks = [job.task for job in child.held.values()]
         child.held.clear()
@@ -290,6 +333,7 @@ class Children:
                     continue
                 if child.held or child.taking:
                     self._look_at(child)
+                    self._stop_unwanted(child)
                 if child.takes and (why := self._limits.outgrown(child)) is not None:
                     child.ask_back()
                     self._brood.retire(child, why)

@@ -28,6 +28,8 @@ LOOK_FOR_QUEUES = 1.0  # s between two looks for queues that this worker has not
 LATE = 60.0  # s after which a claim that was given up is over on the server too, by its time-out
 LOOK_FOR_LATE = 5.0
 DRAIN_POLL = 0.1
+DEAF_POLL = 0.2  # s, where nobody can be listened to
+STEADY = 10.0  # s: a listening connection that breaks sooner was none
 # From so many jobs a second on the worker looks by itself every few ms and asks not to be notified:
 # a notifying commit takes a lock that all of the server's share.
 OFTEN, SELDOM = 400.0, 200.0  # jobs/s: begin and end of that
@@ -72,6 +74,9 @@ class Claimer:
         self._often = False  # looks by itself, and is not notified
         self._swept = False  # the last claims looked from the front
         self._backlog: set[bool] = set()  # kinds of task whose last claim left more
+        self._deaf = False  # behind a pooler: nothing is ever heard
+        # What the database says we hold was last compared on this one of the link's connections.
+        self._on = link.opened
         self._in_doubt = False
         self._late_until = self._reconciled = float("-inf")
 
@@ -113,6 +118,11 @@ class Claimer:
         # Cleared before the look: what becomes free after it must not be missed.
         self._children.changed.clear()
         rooms = self._children.rooms()
+        if self._completer.is_behind:
+            self._was_up = False
+            await self._let_others_be_notified()
+            await asyncio.sleep(DRAIN_POLL)
+            return False
         if not rooms:
             if drain and not self._children.kinds:
                 return True  # an app without tasks
@@ -197,12 +207,16 @@ class Claimer:
                 limit,
                 ranges,
                 room.tasks,
-                None if fresh else 0.0 if self._often else self._poll,
-            )
+                None if fresh or self._deaf else 0.0 if self._often else self._poll,
+            ),
+            # A server that crashed may have lost claims: first see which.
+            only_on=self._on,
         )
         if sweep:
             windows.swept(clock(), clock() - began)
         if jobs:
+            if self._link.pooled:
+                await self._replace_copies(jobs)
             self._children.dispatch(jobs, is_async=room.is_async)
         # In the order of a claim the last of a lane is the furthest.
         last = {(job.queue, job.priority): job.seq for job in jobs}
@@ -245,30 +259,54 @@ class Claimer:
         return set(in_progress)
 
     async def _reconcile(self) -> None:
-        """After a lost answer: give back what the database thinks we hold and we do not know.
+        """After a lost answer or connection: compare what we hold with what the database thinks.
 
         Again and again for a while: the server may still be at work on a claim we gave up.
         """
         now = asyncio.get_running_loop().time()
-        if self._in_doubt or self._completer.in_doubt:
+        if self._in_doubt or self._completer.in_doubt or self._link.opened != self._on:
             self._late_until = now + LATE
         elif now > self._late_until or now - self._reconciled < LOOK_FOR_LATE:
             return
-        mine = self._children.holds() | self._completer.holds()
-        held = await self._link.run(attempts.held(self._worker))
-        unknown = [
-            attempt
-            for attempt in held
-            if attempt not in mine
-            and attempt not in self._children.holds()
-            and attempt not in self._completer.holds()
-        ]
-        if unknown:
-            log.info("giving back %d jobs whose claim was never answered", len(unknown))
-            released = [Ended(job_id, epoch, "released") for job_id, epoch in unknown]
-            await self._link.run(attempts.finish(self._worker, released))
-        self._in_doubt = self._completer.in_doubt = False
+        on = await self._link.connect()
+        # No outcome on its way meanwhile: what has no row then is known, and stays known.
+        async with self._completer.still():
+            mine = self._children.holds() | self._completer.holds()
+            rows = await self._link.run(attempts.held(self._worker), only_on=on)
+            held = set(rows)
+            self._let_go(mine - held)
+            unknown = held - mine - self._children.holds() - self._completer.holds()
+            if unknown:
+                log.info("giving back %d jobs whose claim was never answered", len(unknown))
+                released = [Ended(job_id, epoch, "released") for job_id, epoch in unknown]
+                await self._link.run(attempts.finish(self._worker, released), only_on=on)
+            self._in_doubt = self._completer.in_doubt = False
+        self._on = on
         self._reconciled = now
+
+    def _let_go(self, lost: set[tuple[int, int]]) -> None:
+        """These attempts have no row: recorded by a call whose answer was lost, or never claimed.
+
+        A crash, or a failover to a standby that lagged, may lose a claim. The job is ready again
+        then, and its next claim may draw the same epoch: no old copy may be taken for that one.
+        """
+        self._completer.drop(lost)
+        if gone := self._children.disown(lost):
+            self._completer.tally["-", "stale"] += gone
+            log.warning(
+                "the database has lost the claims of %d jobs that were in hand here: what they do"
+                " is not recorded, they run again",
+                gone,
+            )
+
+    async def _replace_copies(self, jobs: Sequence[Claimed]) -> None:
+        # A pooler hides that the server was away, and so that claims may have been lost.
+        copies = {(job.id, job.epoch) for job in jobs} & (
+            self._children.holds() | self._completer.holds()
+        )
+        if copies:
+            async with self._completer.still():
+                self._let_go(copies)
 
     async def _look_for_queues(self) -> None:
         if len(self._queues) == len(self._patterns) and not any(
@@ -315,7 +353,9 @@ class Claimer:
         """There is no more of what was asked for: wait for a wake-up, other room, or the poll."""
         pause = SOON
         try:
-            if not self._was_up:
+            if self._deaf:
+                poll = min(poll, DEAF_POLL)
+            elif not self._was_up:
                 # The flag is up by now. Whoever enqueued before, and has not committed yet, saw it
                 # down: when one of these ends, look again.
                 self._silent = await self._look_for_writers()
@@ -358,18 +398,27 @@ class Claimer:
 
     async def _listen(self) -> None:
         failures = 0
+        clock = asyncio.get_running_loop().time
         while True:
+            began = clock()
             try:
                 async for channel, payload in WakeUps(self._ear).listen():
-                    if channel == "connected":
-                        failures = 0
-                        self._wake()
-                    elif channel == "pgtask" and self._meet(payload):
+                    if channel == "connected" or (channel == "pgtask" and self._meet(payload)):
                         self._wake()
                     elif channel == "pgtask_cancel" and payload == str(self._worker):
                         self.cancel_wished.set()
             except Unavailable as error:
+                if clock() - began > STEADY:
+                    failures = 0
                 pause = pause_after(failures)
                 failures += 1
                 log.warning("listening failed, again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
+            else:
+                self._deaf = True
+                log.warning(
+                    "looking for jobs every %g s: nobody can listen through a connection pooler;"
+                    " PGTASK_LISTEN_DSN names a direct connection",
+                    min(self._poll, DEAF_POLL),
+                )
+                return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -19,10 +19,12 @@ from pgtask.errors import Refused, Unavailable
 log = logging.getLogger("pgtask.worker")
 
 MOST = 500  # outcomes in one statement
+BEHIND = 10 * MOST  # outcomes held at which no more jobs should be claimed
 LINGER = 0.02  # s a few outcomes wait for company while every child has more to do
 BUSY_PAUSE = 0.05  # s before an outcome whose row was locked is sent again
 LAST_FLUSH = 10.0  # s for what is left when the worker ends
-LAST_TRIES = 3.0  # s of these during which an unreachable database is tried again
+LAST_TRIES = 2.5  # s of these during which an unreachable database is tried again
+LAST_TRY = 1.0  # s for the last of these: a silent database must not hold up the end
 
 _TALLY = {
     "timeout": "timed out",
@@ -47,6 +49,7 @@ class Completer:
             None  # the shortest delay of what was sent back, for the pulse
         )
         self._sender = asyncio.Lock()
+        self._failures = 0
         self.expects_more: Callable[[], bool] = bool
         self.in_hands: Callable[[], set[tuple[int, int]]] = set
 
@@ -61,16 +64,18 @@ class Completer:
         (the answer of a claim never came) is given back; all within a bounded time.
         """
         completer = cls(link, worker, tally)
+        until = 0.0
         try:
             async with asyncio.TaskGroup() as group:
                 sending = group.create_task(completer._run())
                 try:
                     yield completer
                 finally:
+                    until = asyncio.get_running_loop().time() + LAST_TRIES
                     await completer._end(sending)
         finally:
-            await completer._flush()
-            await completer._give_back_unknown()
+            if await completer._flush(until):
+                await completer._give_back_unknown()
 
     def add(self, ended: Sequence[Ended], tasks: Sequence[str]) -> None:
         """Take outcomes over; `tasks` names the task of each, for the tally and the log."""
@@ -112,8 +117,31 @@ class Completer:
         """How many outcomes are not recorded yet."""
         return len(self._waiting) + len(self._sending)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether outcomes can't be recorded, or not fast enough: more of them would pile up."""
+        return self._failures > 0 or len(self._waiting) > BEHIND
+
+    @asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        """While inside, no outcome is on its way to the database."""
+        async with self._sender:
+            yield
+
+    def drop(self, lost: Set[tuple[int, int]]) -> None:
+        """Forget the outcomes of these attempts, which have no row. To be called inside still()."""
+        dropped = [
+            outcome
+            for outcome in (*self._sending, *self._waiting)
+            if (outcome.id, outcome.epoch) in lost
+        ]
+        if not dropped:
+            return
+        self._sending = [each for each in self._sending if (each.id, each.epoch) not in lost]
+        self._waiting = deque(each for each in self._waiting if (each.id, each.epoch) not in lost)
+        self._after(dropped, [(outcome.id, "stale") for outcome in dropped])
+
     async def _run(self) -> None:
-        failures = 0
         while True:
             if not self._waiting and not self._sending:
                 self._arrived.clear()
@@ -123,14 +151,15 @@ class Completer:
             try:
                 async with self._sender:
                     await self._send()
-                failures = 0
+                self._failures = 0
             except Unavailable as error:
                 # Repeating is harmless: while this worker's row lives nobody else moves its rows.
                 self.in_doubt = self._patient = True
                 self._unanswered.update((ended.id, ended.epoch) for ended in self._sending)
                 log.warning("outcomes of %d jobs wait for the database: %s", self.backlog, error)
-                await asyncio.sleep(pause_after(failures))
-                failures += 1
+                pause = pause_after(self._failures)
+                self._failures += 1
+                await asyncio.sleep(pause)
 
     async def _end(self, sending: asyncio.Task[None]) -> None:
         # Not in the middle of a statement: whether it committed would be unknown.
@@ -153,27 +182,30 @@ class Completer:
         except Unavailable as error:
             log.warning("what this worker holds could not be looked up: %s", error)
 
-    async def _flush(self) -> None:
+    async def _flush(self, until: float) -> bool:
+        """Record what is left; False when the database cannot be reached."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + LAST_TRIES
         try:
             async with asyncio.timeout(LAST_FLUSH):
                 while self._waiting or self._sending:
                     try:
-                        await self._send()
+                        await self._send(deadline=max(LAST_TRY, until - loop.time()))
                     except Unavailable:
                         if loop.time() > until:
                             raise
                         await asyncio.sleep(0.2)
         except (TimeoutError, Unavailable) as error:
             log.error("%d outcomes are lost, their jobs will run again: %s", self.backlog, error)
+            return False
+        return True
 
-    async def _send(self) -> None:
+    async def _send(self, *, deadline: float = 10.0) -> None:
         while self._waiting and len(self._sending) < MOST:
             self._sending.append(self._waiting.popleft())
         try:
             answers = await self._link.run(
-                attempts.finish(self._worker, self._sending, patient=self._patient), deadline=10.0
+                attempts.finish(self._worker, self._sending, patient=self._patient),
+                deadline=deadline,
             )
         except (Refused, Unavailable):
             raise

@@ -68,6 +68,9 @@ class Child:
     ultimata: dict[int, float] = field(default_factory=dict)  # until when to end, being cancelled
     culprits: dict[int, Culprit] = field(default_factory=dict)
 
+    void: set[int] = field(default_factory=set)  # places of attempts that have no row any more
+    unwanted: dict[int, float] = field(default_factory=dict)  # places → when told to stop, or 0
+
     killed: str | None = None  # why the supervisor killed it
     heir: Child | None = None  # its successor, from when it gets nothing more
     predecessor: Child | None = None  # whose heir it is, until that one is done
@@ -91,6 +94,10 @@ class Child:
         if self.limits:
             for place in places:
                 self.limits.pop(place, None)
+        if self.void or self.unwanted:
+            self.void.difference_update(places)
+            for place in places:
+                self.unwanted.pop(place, None)
         if not held:
             self.tasks.clear()
             self.holds_suspect = False

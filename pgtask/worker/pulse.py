@@ -22,6 +22,7 @@ from pgtask.worker.completer import Completer
 log = logging.getLogger("pgtask.worker")
 
 BEAT = 5.0  # s
+FENCE = 4 * BEAT  # without a heartbeat; before others may take the lease for lost
 LEASE = 6 * BEAT  # silence after which a worker is taken for dead; not tunable apart from BEAT
 UPKEEP = 5.0  # s for one statement of maintenance: outcomes wait behind it
 LONGEST_NAP = 0.5  # s between two looks for due jobs
@@ -30,6 +31,7 @@ SWEEP = 5.0
 PURGE = 60.0
 PURGE_PAGE = 1000
 DAY = 86_400.0
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Pulse:
@@ -49,6 +51,7 @@ class Pulse:
         self._retention = retention
         self._tally = tally
         self._registered = False
+        self._heard = _now()  # when the heartbeat that was answered last was sent
         self._looked = float("-inf")
         self._seen: dict[UUID, tuple[int, float]] = {}
 
@@ -73,13 +76,16 @@ class Pulse:
     async def register(self, row: WorkerRow) -> None:
         """Begin the lease."""
         await self._link.run(attempts.maintain(self._retention), deadline=30.0)
-        await self._lease.run(attempts.register(row))
+        # Before the answer: it may be lost.
         self._registered = True
+        sent = _now()
+        await self._lease.run(attempts.register(row))
+        self._heard = sent
 
     async def _leave(self) -> None:
         try:
-            await self._hand_in(deadline=2.0)
-            await self._lease.run(attempts.deregister(self._worker), deadline=2.0)
+            await self._hand_in(deadline=1.5)
+            await self._lease.run(attempts.deregister(self._worker), deadline=1.5)
         except WorkerNotAlive:
             log.debug("there is no lease to end: this worker was declared dead")
         except Unavailable as error:
@@ -89,6 +95,7 @@ class Pulse:
         """Beat and maintain until cancelled. Raises WorkerNotAlive when declared dead."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._beat(children, claimer))
+            group.create_task(self._fence(children))
             for work in (
                 lambda: self._promote(completer),
                 self._rescue,
@@ -98,21 +105,53 @@ class Pulse:
                 group.create_task(self._repeat(work))
 
     async def _beat(self, children: Children, claimer: Claimer) -> None:
+        failures = 0
         while True:
             claimer.cancel_wished.clear()
+            pause = BEAT
             try:
                 children.cancel(await self._hand_in(deadline=5.0))
+                failures = 0
             except Unavailable as error:
                 log.warning("no heartbeat: %s", error)
+                # Others watch: the first one after an outage comes soon.
+                pause = pause_after(failures)
+                failures += 1
             try:
-                async with asyncio.timeout(BEAT):
+                async with asyncio.timeout(pause):
                     await claimer.cancel_wished.wait()
             except TimeoutError:
                 continue
 
+    async def _fence(self, children: Children) -> None:
+        """While no heartbeat succeeds for long, nothing runs here whose code must not overlap.
+
+        The tables need no such fence: whoever lost its lease changes nothing there. It is for what
+        code under a serial key does elsewhere. All else goes on, and is recorded after the outage.
+        """
+        fenced = False
+        while True:
+            silence = _now() - self._heard
+            if silence >= FENCE and not fenced:
+                fenced = True
+                log.error(
+                    "no heartbeat for %.0f s: jobs with a serial key are stopped and will be given"
+                    " back, as another worker may start them; all other jobs go on",
+                    silence,
+                )
+                children.fence()
+            elif silence < FENCE and fenced:
+                fenced = False
+                log.warning("heartbeats succeed again: jobs with a serial key are run again")
+                children.lift_fence()
+            # Short: this sleep does not count the time that the machine is suspended.
+            await asyncio.sleep(min(1.0, max(0.05, FENCE - silence)) if not fenced else 0.25)
+
     async def _hand_in(self, *, deadline: float) -> list[tuple[int, bool]]:
+        sent = _now()
         counted = dict(self._tally)
         wishes = await self._lease.run(attempts.heartbeat(self._worker, counted), deadline=deadline)
+        self._heard = sent
         _take_off(self._tally, counted)
         return wishes
 
@@ -141,9 +180,11 @@ class Pulse:
         """Judge others by silence observed on our own monotonic clock, which does not jump."""
         beats = await self._link.run(attempts.beats(), deadline=UPKEEP)
         now = time.monotonic()
-        if now - self._looked > LEASE / 2:
-            # We were away, or the database was: the others could not be seen. Watch anew.
-            self._seen.clear()
+        away = now - self._looked
+        if away > LEASE / 3:
+            # We were away, or the database was. Nobody could be seen, and nobody could be heard:
+            # that time is not theirs.
+            self._seen = {w: (beat, since + away) for w, (beat, since) in self._seen.items()}
         self._looked = now
         self._seen = {
             worker: seen
@@ -171,6 +212,11 @@ class Pulse:
         changed = await self._link.run(attempts.maintain(self._retention), deadline=UPKEEP)
         # A day is detached by one call, and cleaned up after and dropped by the next.
         return SWEEP if changed else MAINTENANCE
+
+
+def _now() -> float:
+    # Others' clocks went on while this machine was suspended, hence not the monotonic clock.
+    return time.clock_gettime(_CLOCK)
 
 
 def _take_off(tally: Counter[tuple[str, str]], counted: Mapping[tuple[str, str], int]) -> None:

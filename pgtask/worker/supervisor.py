@@ -11,15 +11,16 @@ import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 from uuid import UUID, uuid4
 
-from pgtask.broker import migrate
 from pgtask.broker.attempts import WorkerRow
-from pgtask.broker.link import Link
+from pgtask.broker.link import Link, pause_after
+from pgtask.broker.session import Session
 from pgtask.config import Config, redact, release
 from pgtask.database import database_url
-from pgtask.errors import WorkerNotAlive
+from pgtask.errors import AccessRefused, Unavailable, WorkerNotAlive
 from pgtask.worker import logs
 from pgtask.worker.children import Children
 from pgtask.worker.claimer import Claimer
@@ -82,12 +83,15 @@ class _Supervisor:
         worker = uuid4()
         config = self._config
         concurrency = config.concurrency or os.cpu_count() or 1
+        session = Session(self._dsn, pooler=config.pooler, worker=True)
+        listening = Session(config.listen_dsn, worker=True) if config.listen_dsn else session
         async with (
-            Link.open(self._dsn, "control") as control,
-            Link.open(self._dsn, "claim") as claims,
-            Link.open(config.listen_dsn or self._dsn, "listen") as ear,
+            Link.open(session, "control") as control,
+            Link.open(session, "claim") as claims,
+            Link.open(listening, "listen") as ear,
         ):
-            await migrate.acheck(await control.connection())
+            if not await self._insist(control.check_schema):
+                return
             async with (
                 Pulse.open(claims, control, worker, config.retention, self._tally) as pulse,
                 Completer.open(control, worker, self._tally) as completer,
@@ -108,17 +112,17 @@ class _Supervisor:
             ):
                 completer.expects_more = lambda: children.are_pressed
                 completer.in_hands = children.holds
-                await pulse.register(
-                    WorkerRow(
-                        worker,
-                        self._name,
-                        os.getpid(),
-                        release(),
-                        config.queues,
-                        sorted(children.tasks),
-                        concurrency,
-                    )
+                row = WorkerRow(
+                    worker,
+                    self._name,
+                    os.getpid(),
+                    release(),
+                    config.queues,
+                    sorted(children.tasks),
+                    concurrency,
                 )
+                if not await self._insist(lambda: pulse.register(row)):
+                    return
                 self._announce(worker, children, concurrency)
                 claimer = Claimer(
                     claims,
@@ -136,6 +140,21 @@ class _Supervisor:
                         await self._end_warmly(children, completer)
                     finally:
                         beating.cancel()
+
+    async def _insist(self, call: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """Call until the database has answered; False when asked to end meanwhile."""
+        # Whoever drains a queue waits for the end of that, not for a database.
+        calling = asyncio.create_task(call() if self._drain else _until_answered(call))
+        asked = asyncio.create_task(self._asked.wait())
+        try:
+            await asyncio.wait((calling, asked), return_when=asyncio.FIRST_COMPLETED)
+            if calling.done():
+                await calling
+            return calling.done()
+        finally:
+            for task in (calling, asked):
+                task.cancel()
+            await asyncio.gather(calling, asked, return_exceptions=True)
 
     async def _claim_until_asked(self, claimer: Claimer) -> None:
         claiming = asyncio.create_task(claimer.run(drain=self._drain))
@@ -223,6 +242,20 @@ class _Supervisor:
                 self._config.grace,
             )
         self._asked.set()
+
+
+async def _until_answered(call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    failures = 0
+    while True:
+        try:
+            return await call()
+        except AccessRefused:
+            raise
+        except Unavailable as error:
+            pause = pause_after(failures)
+            failures += 1
+            log.warning("waiting for the database, again in %.1f s: %s", pause, error)
+            await asyncio.sleep(pause)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -123,7 +123,8 @@ def test_every_setting_is_documented_with_its_variable_and_its_default() -> None
 def test_the_documented_variable_is_read(name: str) -> None:
     variable = f"PGTASK_{name.upper()}"
     value = {"dsn": "dbname=x", "listen_dsn": "dbname=x", "log_level": "DEBUG"}.get(
-        name, {"log_format": "json", "embedded": "never", "app": "shop"}.get(name, "3")
+        name,
+        {"log_format": "json", "embedded": "never", "app": "shop", "pooler": "none"}.get(name, "3"),
     )
     # Somewhere else's database, so that embedded = never is content.
     other = {} if name in ("dsn", "embedded") else {"PGTASK_DSN": "dbname=y"}

@@ -12,6 +12,7 @@ import pytest
 
 from pgtask.broker import attempts
 from pgtask.broker.link import Link
+from pgtask.broker.session import Session
 from pgtask.worker import pulse
 from pgtask.worker.pulse import Pulse
 from tests.standing import Connection
@@ -40,7 +41,7 @@ def alive(connection: Connection, worker: UUID) -> bool:
 
 def with_pulse(dsn: str, story: Any) -> None:
     async def run() -> None:
-        async with Link.open(dsn, "control") as link:
+        async with Link.open(Session(dsn, worker=True), "control") as link:
             await asyncio.wait_for(story(Pulse(link, link, uuid4(), 3600.0, Counter())), 20)
 
     asyncio.run(run())
@@ -71,6 +72,23 @@ def test_a_worker_that_beats_is_not(dsn: str, connection: Connection, silent: UU
             connection.execute("select * from pgtask.heartbeat(%s)", [silent])
             await watcher._rescue()
         assert alive(connection, silent)
+
+    with_pulse(dsn, story)
+
+
+def test_silence_before_and_after_a_time_that_nobody_watched_does_count(
+    dsn: str, connection: Connection, silent: UUID
+) -> None:
+    async def story(watcher: Pulse) -> None:
+        # given an outage every 0.4 s
+        for _ in range(3):
+            await look_until(watcher, time.monotonic() + 0.3)
+            connection.execute("select pg_sleep(0.4)")
+        await watcher._rescue()
+        await watcher._rescue()
+
+        # then a worker that never beats is dead when it was watched for a lease
+        assert not alive(connection, silent)
 
     with_pulse(dsn, story)
 

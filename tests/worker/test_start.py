@@ -177,10 +177,21 @@ def test_a_killed_zygote_ends_the_worker_and_its_jobs_are_given_back(
     assert states.fetchall() == [(job.id, "ready", 0) for job in jobs]
 
 
-def test_without_a_database_the_exit_status_is_4(start_worker: Start) -> None:
-    worker = start_worker(
-        wait=False, PGTASK_DSN="host=127.0.0.1 port=1 dbname=none password=secret"
-    )
+NOWHERE = "host=127.0.0.1 port=1 dbname=none password=secret"
+
+
+def test_without_a_database_a_worker_waits_and_says_so(start_worker: Start) -> None:
+    worker = start_worker(wait=False, PGTASK_DSN=NOWHERE)
+    eventually(lambda: "cannot be reached" in worker.log, timeout=30)
+
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait() == 0
+    assert "secret" not in worker.log
+
+
+def test_without_a_database_a_drain_is_exit_4(start_worker: Start) -> None:
+    worker = start_worker("--drain", wait=False, PGTASK_DSN=NOWHERE)
 
     assert worker.wait() == 4
     assert "cannot be reached" in worker.log
