@@ -70,6 +70,9 @@ class Config:
     concurrency: int | None = None
     poll: float = 1.0
     grace: float = 25.0
+    reload: bool = False
+    reload_dir: tuple[str, ...] = ()
+    health: str | None = None
     async_concurrency: int = 100
     max_jobs_per_child: int | None = None
     max_memory_per_child: int | None = None
@@ -131,6 +134,20 @@ def parse_duration(text: str) -> float:
     if not math.isfinite(seconds) or seconds < 0:
         raise ConfigError(f"{text!r} is not a duration → write 90s, 5m, 2h, 7d or seconds")
     return seconds
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """The two halves of "127.0.0.1:8080", "[::1]:8080" or ":8080", where no host means all of them.
+
+    Raises ValueError.
+    """
+    host, colon, port = text.strip().rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
+        raise ValueError("is no HOST:PORT → write 127.0.0.1:8080, or :8080 for every address")
+    if (":" in host or not re.fullmatch(r"\S*", host)) and not bracketed:
+        raise ValueError("has a host that cannot be → put an IPv6 address in brackets: [::1]:8080")
+    return host.strip("[]"), int(port)
 
 
 def redact(dsn: str) -> str:
@@ -349,6 +366,28 @@ def _queues(value: object) -> tuple[str, ...]:
     return names
 
 
+def _switch(value: object) -> bool:
+    word = str(value).strip().lower()
+    if word in ("true", "1", "yes", "on"):
+        return True
+    if word in ("false", "0", "no", "off"):
+        return False
+    raise ValueError("is neither true nor false → use one of them")
+
+
+def _paths(value: object) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+        raise ValueError('must be a list of directories → write "a,b" or ["a", "b"]')
+    return tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
+
+
+def _address(value: object) -> str:
+    text = _text(value)
+    host_and_port(text)
+    return text
+
+
 def _count(least: int) -> Callable[[object], int]:
     def check(value: object) -> int:
         if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\s*", value):
@@ -397,6 +436,9 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "concurrency": _count(1),
     "poll": _seconds(0.01),
     "grace": _seconds(0.0),
+    "reload": _switch,
+    "reload_dir": _paths,
+    "health": _address,
     "async_concurrency": _count(1),
     "max_jobs_per_child": _count(1),
     "max_memory_per_child": parse_size,

@@ -132,9 +132,14 @@ def start_worker(shop: ModuleType, dsn: str, tmp_path: Path) -> Iterator[Callabl
     workers: list[Worker] = []
 
     def start(
-        *arguments: str, app: str = "tests.shop:app", wait: bool = True, **env: str
+        *arguments: str,
+        app: str = "tests.shop:app",
+        wait: bool = True,
+        terminal: int | None = None,
+        **env: str,
     ) -> Worker:
-        worker = Worker(dsn, app, arguments, tmp_path / f"worker{len(workers)}.log", env)
+        log = tmp_path / f"worker{len(workers)}.log"
+        worker = Worker(dsn, app, arguments, log, env, terminal=terminal)
         workers.append(worker)
         if wait:
             worker.wait_until_registered()

@@ -17,23 +17,41 @@ from tests.conditions import eventually
 Start = Callable[..., "Worker"]
 ROOT = Path(__file__).parents[1]
 
+# Makes its stdin the terminal of a session of its own, then becomes the command.
+_IN_TERMINAL = (
+    "import fcntl, os, sys, termios\n"
+    "os.setsid()\n"
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
+)
+
 
 class Worker:
     """One worker process, its log, and the processes below it."""
 
     def __init__(
-        self, dsn: str, app: str, arguments: Sequence[str], log: Path, env: Mapping[str, str]
+        self,
+        dsn: str,
+        app: str,
+        arguments: Sequence[str],
+        log: Path,
+        env: Mapping[str, str],
+        *,
+        terminal: int | None = None,
     ) -> None:
         self.dsn = dsn
         self.log_path = log
+        command = ["-m", "pgtask", "-A", app, "worker", *arguments]
+        if terminal is not None:
+            command = ["-c", _IN_TERMINAL, *command]
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pgtask", "-A", app, "worker", *arguments],
+                [sys.executable, *command],
                 env={**os.environ, "PGTASK_DSN": dsn, **env},
                 cwd=ROOT,
                 stdout=file,
                 stderr=file,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if terminal is None else terminal,
             )
 
     @property

@@ -95,6 +95,15 @@ def register(worker: WorkerRow) -> Statement[None]:
     )
 
 
+def learn(worker: UUID, tasks: Sequence[str]) -> Statement[None]:
+    """Replace the tasks in the worker's row; raises WorkerNotAlive when the lease is gone."""
+    return Statement(
+        "select pgtask.learn(%(worker)s::uuid, %(tasks)s::text[])",
+        {"worker": worker, "tasks": list(tasks)},
+        nothing,
+    )
+
+
 def deregister(worker: UUID) -> Statement[None]:
     """End the worker's lease now."""
     return Statement("select pgtask.deregister(%(worker)s::uuid)", {"worker": worker}, nothing)

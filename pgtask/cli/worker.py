@@ -19,6 +19,11 @@ from pgtask.cli.times import DURATION
 )
 @click.option("--max-jobs-per-child", type=click.IntRange(1), help="Replace a child after so many.")
 @click.option("--max-memory-per-child", metavar="SIZE", help="Replace a child beyond it, as 300MB.")
+@click.option("--reload", is_flag=True, default=None, help="Load the app anew when a file changes.")
+@click.option(
+    "--reload-dir", multiple=True, metavar="DIR", help="Watch this (the app's directory)."
+)
+@click.option("--health", metavar="HOST:PORT", help="Answer /livez and /readyz there, by HTTP.")
 @click.option("--drain", is_flag=True, help="End when nothing is left to run now.")
 @click.option("-n", "--name", default="", metavar="NAME", help="Its name in lists (the host's).")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="How to log (text).")
@@ -27,12 +32,14 @@ from pgtask.cli.times import DURATION
 def worker(session: Session, /, *, drain: bool, name: str, **settings: object) -> int:
     """Run jobs.
 
-    Until TERM or Ctrl-C: the first lets running jobs finish, the second does not.
+    Until TERM or Ctrl-C: the first lets running jobs finish, the second does not. HUP loads the
+    app anew.
     """
     from pgtask.discover import find_spec, no_app
     from pgtask.worker.supervisor import run_worker
     from pgtask.worker.zygote import settings_of
 
+    settings["reload_dir"] = settings["reload_dir"] or None
     session.told(**settings)
     # The app is not imported here: user code never runs in the process that holds the lease.
     config = session.config_without_app

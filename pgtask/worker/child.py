@@ -232,14 +232,15 @@ def _sender(inner: Any, value: Any) -> Callable[[], Any]:
 
 def reset_process() -> None:
     """After the fork: default signals, a process group, first in line for the OOM killer."""
-    for number in (signal.SIGINT, signal.SIGCHLD, signal.SIGHUP, signal.SIGQUIT):
+    for number in (signal.SIGINT, signal.SIGCHLD, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
-    # A service manager may tell every process of the worker to end: the supervisor alone decides.
-    # Handled, not ignored: what a task starts must not inherit it.
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    # A service manager may tell every process of the worker to end or to reload: the supervisor
+    # alone decides. Handled, not ignored: what a task starts must not inherit it.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: None)
     # What a task forks is none of our children: it ends when it is told to.
     # Held back meanwhile, so that none is lost between the fork and the change of hands.
-    told = {signal.SIGTERM, signal.SIGURG}
+    told = {signal.SIGTERM, signal.SIGHUP, signal.SIGURG}
     os.register_at_fork(
         before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, told),
         after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, told),
@@ -257,6 +258,7 @@ def reset_process() -> None:
 
 
 def _be_an_ordinary_process() -> None:
-    for number in (signal.SIGTERM, signal.SIGURG):
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGURG)
+    for number in numbers:
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGURG))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)

@@ -59,13 +59,16 @@ class Children:
         self.changed = asyncio.Event()
         self.tasks: dict[str, TaskInfo] = {}
         self._by_kind: dict[bool, list[str]] = {False: [], True: []}
-        self._limits = Limits(terms, self.tasks)
+        # Those of earlier code, too: what runs with it has its limits.
+        self._ever_known: dict[str, TaskInfo] = {}
+        self._limits = Limits(terms, self._ever_known)
         self._most_jobs = terms.max_jobs
         self._pace = Pace()
         self._waiting = Waiting(self._pace, async_concurrency, terms.max_jobs)
         self._cancellations = Cancellations(terms.cancel_grace)
         self._stopping = False
         self._fenced = False
+        self._reloaded = False
 
     @classmethod
     @asynccontextmanager
@@ -107,6 +110,29 @@ class Children:
         finally:
             await children._end()
 
+    # What is asked about them ----------------------------------------------------------------
+
+    @property
+    def are_up(self) -> bool:
+        """Whether any of them can take jobs, or is busy with some."""
+        return self._brood.are_up
+
+    @property
+    def last_handshake(self) -> float:
+        """When a child last shook hands, on the loop's clock."""
+        return self._brood.last_handshake
+
+    def longest(self) -> tuple[Claimed, float] | None:
+        """Return the job that has run longest in a sync child, and for how many seconds."""
+        found = [
+            (job, running.seconds)
+            for child in self._all.values()
+            if not child.is_async
+            and (running := child.slot.running()) is not None
+            and (job := child.held.get(running.place)) is not None
+        ]
+        return max(found, key=lambda each: each[1], default=None)
+
     # Capacity and dispatch -------------------------------------------------------------------
 
     @property
@@ -121,7 +147,7 @@ class Children:
             return True
         sync = [
             len(child.held)
-            for child in self._all.values()
+            for child in self._brood.in_force()
             if not child.is_async and child.predecessor is None
         ]
         return bool(sync) and min(sync) > 1
@@ -148,7 +174,7 @@ class Children:
             return []
         free = {kind: -self._waiting.count(is_async=kind) for kind in (False, True)}
         held = dict.fromkeys((False, True), 0)
-        for child in self._all.values():
+        for child in self._brood.in_force():
             held[child.is_async] += len(child.held)
             if not child.is_async and not self._stopping:
                 free[False] += self._waiting.room(child)
@@ -163,7 +189,11 @@ class Children:
 
     def dispatch(self, jobs: Sequence[Claimed], *, is_async: bool) -> None:
         """Hand claimed jobs to the children, in order; what finds no child waits here for one."""
-        self._waiting.add(jobs, is_async=is_async)
+        if self._reloaded:
+            # Claimed for what the code was like a moment ago, perhaps.
+            self._sort(jobs)
+        else:
+            self._waiting.add(jobs, is_async=is_async)
         self._hand_out()
 
     def release_unstarted(self) -> list[Ended]:
@@ -211,6 +241,11 @@ class Children:
         if unwanted.stop(child):
             self._brood.kill(child, "fenced")
 
+    def give_up(self) -> None:
+        """Kill all children; what becomes of their jobs is known when they are buried."""
+        self._stopping = True
+        self._brood.give_up()
+
     def _hand_out(self) -> None:
         for child, jobs in self._waiting.spread(self._all.values()):
             self._give(child, jobs)
@@ -225,7 +260,9 @@ class Children:
         if refused:
             ended = [Ended(job.id, job.epoch, "snoozed", delay=later()) for job in refused]
             self._finished(ended, [job.task for job in refused])
-        lone = [child for child in self._all.values() if child.is_lone and child.stopped is None]
+        lone = [
+            child for child in self._brood.in_force() if child.is_lone and child.stopped is None
+        ]
         if chances.lone is not None and not lone:
             self._brood.fork(is_async=True, is_lone=True)
         elif chances.lone is not None and lone[0].ready and not lone[0].held:
@@ -281,7 +318,7 @@ class Children:
                 ended.append(verdicts.of_report(job.id, job.epoch, report.outcome))
         if ended:
             self._tell(ended, tasks)
-        if child.heir is not None or child.is_lone:
+        if child.heir is not None or child.is_lone or child.apart:
             self._brood.dismiss(child)
         self._hand_out()
         self.changed.set()
@@ -297,7 +334,7 @@ class Children:
         if self._stopping:
             self._end_all(jobs, "released")
         else:
-            self._waiting.put_back(jobs)
+            self._sort(jobs, in_front=True)
             self._cancel_waiting()
         self._brood.dismiss(child)
         self._hand_out()
@@ -360,7 +397,7 @@ class Children:
 
     def _release_behind_long_ones(self) -> None:
         """Where every child is busy for longer, what waits here may be better off elsewhere."""
-        for child in self._all.values():
+        for child in self._brood.in_force():
             running = None if child.is_async else child.slot.running()
             if (
                 not child.is_async
@@ -380,21 +417,70 @@ class Children:
         if self._cancellations:
             self._end_all(self._waiting.take_if(self._cancellations.includes), "cancelled")
 
+    # Reload ----------------------------------------------------------------------------------
+
+    async def reload(self) -> None:
+        """Import the app anew, in a zygote of its own whose children take over.
+
+        What runs goes on with the old code to its end. What has not begun goes to the new children,
+        or back to the database when the new code does not know its task. Raises AppNotFound,
+        ConfigError, or StartFailed when the new children do not come up; then all is as it was.
+        """
+        async with self._brood.another() as nursery:
+            loaded = await nursery.start()
+            self._limits.check(nursery.size(), loaded.tasks)
+            await self._brood.come_up(
+                [
+                    self._brood.fork(is_async=is_async, nursery=nursery)
+                    for is_async in self._wanted(loaded.tasks)
+                ]
+            )
+            former = self._brood.change_over(nursery)
+            # Without an await in between: from here on everything goes by the new code.
+            self._reloaded = True
+            self._know(loaded.tasks)
+            self._sort(self._waiting.take_all())
+            for child in former:
+                child.ask_back()
+                self._brood.dismiss(child)
+            self._hand_out()
+            self.changed.set()
+
+    def _sort(self, jobs: Sequence[Claimed], *, in_front: bool = False) -> None:
+        """Let these wait for a child, by what is known of their tasks now."""
+        kinds: dict[bool | None, list[Claimed]] = {False: [], True: [], None: []}
+        for job in jobs:
+            info = self.tasks.get(job.task)
+            kinds[None if info is None else info.is_async].append(job)
+        for kind in (False, True):
+            if in_front:
+                self._waiting.put_back(kinds[kind], is_async=kind)
+            else:
+                self._waiting.add(kinds[kind], is_async=kind)
+        self._end_all(kinds[None], "released")
+
     # Beginning and end -----------------------------------------------------------------------
 
     async def _start(self) -> None:
         tasks, size = await self._brood.load()
-        self.tasks.update((task.name, task) for task in tasks)
-        for task in tasks:
-            self._by_kind[task.is_async].append(task.name)
-        self._limits.check(size)
-        if self._by_kind[False] or not tasks:
-            for _ in range(self._concurrency):
-                self._brood.fork(is_async=False)
-        if self._by_kind[True]:
-            self._brood.fork(is_async=True)
+        self._limits.check(size, tasks)
+        self._know(tasks)
+        for is_async in self._wanted(tasks):
+            self._brood.fork(is_async=is_async)
+
+    def _know(self, tasks: Sequence[TaskInfo]) -> None:
+        self.tasks = {task.name: task for task in tasks}
+        self._ever_known.update(self.tasks)
+        self._by_kind = {
+            kind: [task.name for task in tasks if task.is_async is kind] for kind in (False, True)
+        }
+
+    def _wanted(self, tasks: Sequence[TaskInfo]) -> list[bool]:
+        """The children that these tasks need, by kind."""
+        kinds = {task.is_async for task in tasks} or {False}
+        return [False] * (self._concurrency * (False in kinds)) + [True] * (True in kinds)
 
     async def _end(self) -> None:
-        self._stopping = True
+        self.give_up()
         self._end_all(self._waiting.take_all(), "released")
         await self._brood.close()

@@ -79,23 +79,23 @@ class Claimer:
         self._on = link.opened
         self._in_doubt = False
         self._late_until = self._reconciled = float("-inf")
+        # When the loop last came round, and last came round without a failure.
+        self.came_round = self.turned = asyncio.get_running_loop().time()
 
     async def run(self, *, drain: bool = False) -> None:
-        """Claim until cancelled; with `drain`, until nothing is left to claim or to wait for."""
-        async with asyncio.TaskGroup() as group:
-            listening = group.create_task(self._listen())
-            try:
-                await self._claim_for_ever(drain=drain)
-            finally:
-                listening.cancel()
+        """Claim until cancelled; with `drain`, until nothing is left to claim or to wait for.
 
-    async def _claim_for_ever(self, *, drain: bool) -> None:
+        Relies on listen() running beside it.
+        """
+        clock = asyncio.get_running_loop().time
         failures = 0
         while True:
             self._woken.clear()
+            self.came_round = clock()
             try:
                 if await self._turn(drain=drain):
                     return
+                self.turned = clock()
                 failures = 0
             except Unavailable as error:
                 self._in_doubt = True
@@ -106,6 +106,13 @@ class Claimer:
                 failures += 1
                 log.warning("claiming failed, again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
+
+    def start_over(self) -> None:
+        """Other tasks than before are known: what was passed over may be ours now."""
+        for windows in self._windows.values():
+            windows.forget()
+        self._was_up = self._resting = False
+        self._woken.set()
 
     async def _turn(self, *, drain: bool) -> bool:
         """Claim for what there is room for, and wait for a reason to do so again.
@@ -396,7 +403,8 @@ class Claimer:
         # One event to wait for, not two: each more is a turn of the loop before the claim is sent.
         self._children.changed.set()
 
-    async def _listen(self) -> None:
+    async def listen(self) -> None:
+        """Hear wake-ups and wishes to cancel, until cancelled: longer than jobs are claimed."""
         failures = 0
         clock = asyncio.get_running_loop().time
         while True:

@@ -44,6 +44,7 @@ class Completer:
         self._arrived = asyncio.Event()
         self._patient = False  # the last batch failed: perhaps a row of it was locked
         self.tally = tally
+        self.ended: Counter[str] = Counter()  # attempts by verdict, recorded or not
         self.in_doubt = False  # an answer was lost: reconcile before the next claim
         self.retry_in: float | None = (
             None  # the shortest delay of what was sent back, for the pulse
@@ -83,6 +84,7 @@ class Completer:
             zip(tasks, [outcome.verdict for outcome in ended], strict=True)
         ).items():
             self.tally[task, _TALLY.get(verdict, verdict)] += n
+            self.ended[verdict] += n
         for outcome, task in zip(ended, tasks, strict=True):
             verdict = outcome.verdict
             if verdict == "succeeded":

@@ -7,12 +7,15 @@ import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pgtask.broker.attempts import Claimed
 from pgtask.worker.pace import Pace
 from pgtask.worker.pipe import Pipe
 from pgtask.worker.slot import Slot
+
+if TYPE_CHECKING:
+    from pgtask.worker.nursery import Nursery
 
 STUCK = 0.05  # s a job may run before those behind it in the same child are taken back
 
@@ -51,6 +54,7 @@ class Child:
     is_async: bool
     pipe: Pipe
     slot: Slot
+    nursery: Nursery  # whose child it is: with the app as that one has it
     pid: int | None = None
     ready: bool = False
     held: dict[int, Claimed] = field(default_factory=dict)  # by place on its pipe
@@ -71,6 +75,7 @@ class Child:
     void: set[int] = field(default_factory=set)  # places of attempts that have no row any more
     unwanted: dict[int, float] = field(default_factory=dict)  # places → when told to stop, or 0
 
+    apart: bool = False  # has the app as it is not in force: not yet, or no more
     killed: str | None = None  # why the supervisor killed it
     heir: Child | None = None  # its successor, from when it gets nothing more
     predecessor: Child | None = None  # whose heir it is, until that one is done
@@ -135,7 +140,12 @@ class Child:
     @property
     def takes(self) -> bool:
         """Whether it may be given jobs at all."""
-        return self.ready and self.killed is None and self.heir is None and not self.is_lone
+        return (
+            self.ready
+            and self.killed is None
+            and self.heir is None
+            and not (self.is_lone or self.apart)
+        )
 
     @property
     def given(self) -> int:

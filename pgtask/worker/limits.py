@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,13 +39,12 @@ class Limits:
         self._newborn: int | None = None
         self._warned: set[str] = set()
 
-    def check(self, newborn: int | None) -> None:
+    def check(self, newborn: int | None, tasks: Iterable[TaskInfo]) -> None:
         """Refuse sizes that a child, which begins with `newborn` bytes, is beyond from the start.
 
         None: this system does not tell sizes. Raises ConfigError.
         """
-        self._newborn = newborn
-        sizes = {f"memory_limit of {info.name}": info.memory_limit for info in self._tasks.values()}
+        sizes = {f"memory_limit of {info.name}": info.memory_limit for info in tasks}
         sizes["max_memory_per_child"] = self.terms.max_memory
         for name, size in sizes.items():
             if size is None:
@@ -60,6 +59,7 @@ class Limits:
                     f"{name} = {show_size(size)} is not more than the {show_size(newborn)} that a"
                     " child of this app takes before its first job → raise it"
                 )
+        self._newborn = newborn
 
     def note(self, child: Child, first: int, jobs: Sequence[Claimed]) -> None:
         """Remember until when coroutines must be over that an async child is given now."""

@@ -28,11 +28,15 @@ from pgtask.worker.zygote import (
 
 log = logging.getLogger("pgtask.worker")
 
+PATIENCE = 2.0  # s for the process to end by itself
 START_LIMIT = 60.0  # s for a child to shake hands, and for the app to import
 
 
 class Nursery:
-    """One zygote process. `heard` is called with what it announces, and with None when it ends."""
+    """One zygote process, with the app as it was when it started, and the children it forked.
+
+    `heard` is called with what it announces, and with None when it ends.
+    """
 
     def __init__(
         self,
@@ -41,7 +45,7 @@ class Nursery:
         worker: UUID,
         dsn: str,
         log: tuple[str, str],
-        heard: Callable[[Forked | Died | Frozen | None], None],
+        heard: Callable[[Nursery, Forked | Died | Frozen | None], None],
     ) -> None:
         self._spec = spec
         self._worker = worker
@@ -110,18 +114,35 @@ class Nursery:
         """Return the bytes that it takes, and so every child at first; None where nobody tells."""
         return resident(self._process.pid) or None if self._process is not None else None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process is not None and self._process.returncode is not None
+
+    def dismiss(self) -> None:
+        """Let the process end by itself, or kill it soon; it must have no children any more."""
+        self._hang_up()
+        asyncio.get_running_loop().call_later(PATIENCE, self._kill)
+
     async def close(self) -> None:
         """End the process; its children, if any are left, die with it."""
+        self._hang_up()
+        if self._process is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    await self._process.wait()
+            self._kill()
+            await self._process.wait()
+
+    def _hang_up(self) -> None:
         if self._control is not None:
             asyncio.get_running_loop().remove_reader(self._control)
             self._control.close()
-        if self._process is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(2.0):
-                    await self._process.wait()
-            if self._process.returncode is None:
-                self._process.kill()
-                await self._process.wait()
+            self._control = None
+
+    def _kill(self) -> None:
+        if self._process is not None and not self.has_ended:
+            self._process.kill()
 
     async def _first_word(self, control: socket.socket) -> Loaded:
         loop = asyncio.get_running_loop()
@@ -152,9 +173,9 @@ class Nursery:
         if not data:
             asyncio.get_running_loop().remove_reader(self._control)
             self.is_dead = True
-            self._heard(None)
+            self._heard(self, None)
             return
         for frame in self._frames.feed(data):
             announcement = decode_announcement(frame)
             if isinstance(announcement, (Forked, Died, Frozen)):
-                self._heard(announcement)
+                self._heard(self, announcement)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -76,11 +76,23 @@ class Pulse:
     async def register(self, row: WorkerRow) -> None:
         """Begin the lease."""
         await self._link.run(attempts.maintain(self._retention), deadline=30.0)
-        # Before the answer: it may be lost.
+        # Before the answer: it may be lost, or the worker told to end while it waits, and no lease
+        # must be left behind.
         self._registered = True
         sent = _now()
         await self._lease.run(attempts.register(row))
         self._heard = sent
+
+    async def learn(self, tasks: Sequence[str]) -> None:
+        """Tell the database that this worker knows these tasks now, as soon as it can be told."""
+        failures = 0
+        while True:
+            try:
+                return await self._lease.run(attempts.learn(self._worker, tasks))
+            except Unavailable as error:
+                log.debug("the worker's tasks cannot be told yet: %s", error)
+            await asyncio.sleep(pause_after(failures))
+            failures += 1
 
     async def _leave(self) -> None:
         try:

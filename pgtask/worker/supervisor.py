@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
-import faulthandler
 import logging
 import os
-import signal
 import socket
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
-from uuid import UUID, uuid4
+from pathlib import Path
 
-from pgtask.broker.attempts import WorkerRow
-from pgtask.broker.link import Link, pause_after
-from pgtask.broker.session import Session
-from pgtask.config import Config, redact, release
+from pgtask.broker.link import Link
+from pgtask.config import Config
 from pgtask.database import database_url
-from pgtask.errors import AccessRefused, Unavailable, WorkerNotAlive
+from pgtask.errors import WorkerNotAlive
 from pgtask.worker import logs
 from pgtask.worker.children import Children
 from pgtask.worker.claimer import Claimer
 from pgtask.worker.completer import Completer
-from pgtask.worker.limits import Terms
-from pgtask.worker.pulse import Pulse
+from pgtask.worker.health import Health, served
+from pgtask.worker.orders import LAST, LEAVE, Orders, Stage
+from pgtask.worker.reload import reload_when_told, watch, watched
+from pgtask.worker.service import Service
+from pgtask.worker.staff import Staff
 
 log = logging.getLogger("pgtask.worker")
 
-
-class Stage(enum.IntEnum):
-    """How urgently the worker was asked to end."""
-
-    RUN, WARM, COLD = 0, 1, 2
+PROGRESS = 5.0  # s between two lines about what a warm stop waits for
 
 
 def run_worker(config: Config, *, app_spec: str, drain: bool = False, name: str = "") -> int:
@@ -58,135 +50,146 @@ class _Supervisor:
         self._drain = drain
         self._name = name or socket.gethostname()
         self._dsn = database_url(config)
-        self._stage = Stage.RUN
-        self._asked = asyncio.Event()
-        self._code = 0
+        self._watched: list[Path] = []
+        if config.reload:
+            self._watched = watched(spec, Path.cwd(), config.reload_dir)
+            # Two saves in a second that change no length would find the first one's cache.
+            os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
         self._tally: Counter[tuple[str, str]] = Counter()  # what was not handed in, over all lives
+        self._health = Health(config.poll)
 
     async def main(self) -> int:
-        with self._signals():
-            while True:
-                try:
-                    await self._live()
-                    return self._code
-                except BaseExceptionGroup as group:
-                    if not isinstance(_first(group), WorkerNotAlive):
-                        raise
-                # Stopped for longer than the lease: others have our jobs. Nothing of what ran here
-                # counts any more; begin anew, under a new id.
-                log.error("this worker was declared dead; its children are killed")
-                if self._stage > Stage.RUN:
-                    return self._code
+        async with contextlib.AsyncExitStack() as stack:
+            self._orders = stack.enter_context(Orders.open(self._config.grace))
+            self._service = stack.enter_context(Service.open(os.environ))
+            if self._config.health is not None:
+                await stack.enter_async_context(served(self._health, self._config.health))
+            group = await stack.enter_async_context(asyncio.TaskGroup())
+            # Before the app is imported, so that no change is missed.
+            watching = (
+                group.create_task(watch(self._watched, self._orders.reload))
+                if self._watched
+                else None
+            )
+            try:
+                return await self._lives()
+            finally:
+                if watching is not None:
+                    watching.cancel()
+
+    async def _lives(self) -> int:
+        while True:
+            try:
+                await self._live()
+                return self._orders.code
+            except BaseExceptionGroup as group:
+                if not isinstance(_first(group), WorkerNotAlive):
+                    raise
+            # Stopped for longer than the lease: others have our jobs. Nothing of what ran here
+            # counts any more; begin anew, under a new id.
+            log.error("this worker was declared dead; its children are killed")
+            if self._orders.stage > Stage.RUN:
+                return self._orders.code
 
     async def _live(self) -> None:
-        """One life under one worker id. The nesting order is the shutdown order."""
-        worker = uuid4()
-        config = self._config
-        concurrency = config.concurrency or os.cpu_count() or 1
-        session = Session(self._dsn, pooler=config.pooler, worker=True)
-        listening = Session(config.listen_dsn, worker=True) if config.listen_dsn else session
-        async with (
-            Link.open(session, "control") as control,
-            Link.open(session, "claim") as claims,
-            Link.open(listening, "listen") as ear,
-        ):
-            if not await self._insist(control.check_schema):
-                return
-            async with (
-                Pulse.open(claims, control, worker, config.retention, self._tally) as pulse,
-                Completer.open(control, worker, self._tally) as completer,
-                Children.open(
-                    spec=self._spec,
-                    worker=worker,
-                    dsn=self._dsn,
-                    log=(config.log_level, config.log_format),
-                    concurrency=concurrency,
-                    async_concurrency=config.async_concurrency,
-                    terms=Terms(
-                        config.max_jobs_per_child,
-                        config.max_memory_per_child,
-                        config.cancel_grace,
-                    ),
-                    finished=completer.add,
-                ) as children,
-            ):
-                completer.expects_more = lambda: children.are_pressed
-                completer.in_hands = children.holds
-                row = WorkerRow(
-                    worker,
+        """One life under one worker id."""
+        staff: Staff | None = None
+        killed = released = 0
+        async with contextlib.AsyncExitStack() as life:
+            async with self._orders.interruptible():
+                staff = await Staff.begin(
+                    life,
+                    self._config,
+                    self._dsn,
+                    self._spec,
                     self._name,
-                    os.getpid(),
-                    release(),
-                    config.queues,
-                    sorted(children.tasks),
-                    concurrency,
+                    self._tally,
+                    drain=self._drain,
                 )
-                if not await self._insist(lambda: pulse.register(row)):
-                    return
-                self._announce(worker, children, concurrency)
-                claimer = Claimer(
-                    claims,
-                    ear,
-                    worker,
-                    children,
-                    completer,
-                    patterns=config.queues,
-                    poll=config.poll,
+            if staff is None or self._orders.stage > Stage.RUN:
+                log.info("told to end before it had begun")
+                return
+            self._service.tell("READY=1", f"STATUS={staff.status()}")
+            released = await self._work(staff)
+            killed = staff.children.in_flight
+            self._leave(staff)
+        self._sum_up(staff.completer, killed, staff.completer.ended["released"] - released - killed)
+
+    async def _work(self, staff: Staff) -> int:
+        """Claim until told to end, then wait for what runs; return what was released till then."""
+        _, links, pulse, completer, children, claimer = staff
+        with self._health.of(claimer, children):
+            async with asyncio.TaskGroup() as group:
+                beside = [
+                    group.create_task(pulse.run(children, completer, claimer)),
+                    group.create_task(claimer.listen()),
+                    group.create_task(self._attend(staff)),
+                ]
+                reloading = group.create_task(
+                    reload_when_told(self._orders.reload, children, claimer, pulse, self._service)
                 )
-                async with asyncio.TaskGroup() as group:
-                    beating = group.create_task(pulse.run(children, completer, claimer))
-                    try:
-                        await self._claim_until_asked(claimer)
-                        await self._end_warmly(children, completer)
-                    finally:
-                        beating.cancel()
+                try:
+                    await self._claim_until_told(claimer, links[1])
+                    reloading.cancel()
+                    released = completer.ended["released"]
+                    await self._end_warmly(staff)
+                finally:
+                    for link in links:
+                        link.hurry()
+                    for task in (*beside, reloading):
+                        task.cancel()
+        return released
 
-    async def _insist(self, call: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """Call until the database has answered; False when asked to end meanwhile."""
-        # Whoever drains a queue waits for the end of that, not for a database.
-        calling = asyncio.create_task(call() if self._drain else _until_answered(call))
-        asked = asyncio.create_task(self._asked.wait())
-        try:
-            await asyncio.wait((calling, asked), return_when=asyncio.FIRST_COMPLETED)
-            if calling.done():
-                await calling
-            return calling.done()
-        finally:
-            for task in (calling, asked):
-                task.cancel()
-            await asyncio.gather(calling, asked, return_exceptions=True)
-
-    async def _claim_until_asked(self, claimer: Claimer) -> None:
+    async def _claim_until_told(self, claimer: Claimer, claims: Link) -> None:
         claiming = asyncio.create_task(claimer.run(drain=self._drain))
-        asked = asyncio.create_task(self._asked.wait())
+        told = asyncio.create_task(self._orders.changed.wait())
         try:
-            await asyncio.wait((claiming, asked), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((claiming, told), return_when=asyncio.FIRST_COMPLETED)
             if claiming.done():
                 await claiming  # a drain that is over, or what went wrong
         finally:
-            for task in (claiming, asked):
+            claims.hurry()
+            for task in (claiming, told):
                 task.cancel()
-            await asyncio.gather(claiming, asked, return_exceptions=True)
+            await asyncio.gather(claiming, told, return_exceptions=True)
 
-    async def _end_warmly(self, children: Children, completer: Completer) -> None:
-        """Give back what has not begun; wait for what runs, for the grace or a second signal."""
-        released = children.release_unstarted()
-        completer.add(released, ["-"] * len(released))
-        try:
-            async with asyncio.timeout(self._config.grace):
-                while children.in_flight and self._stage < Stage.COLD:
-                    children.changed.clear()
-                    self._asked.clear()
-                    waits = [
-                        asyncio.create_task(children.changed.wait()),
-                        asyncio.create_task(self._asked.wait()),
-                    ]
-                    try:
-                        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                    finally:
-                        for wait in waits:
-                            wait.cancel()
-        except TimeoutError:
+    async def _end_warmly(self, staff: Staff) -> None:
+        """Give back what has not begun; wait for what runs, for the grace or a second signal.
+
+        Outcomes, too: where the database is away, it has the grace to come back.
+        """
+        _, _, _, completer, children, _ = staff
+        orders = self._orders
+        clock = asyncio.get_running_loop().time
+        until = next_report = clock()
+        until += self._config.grace
+        if orders.stage > Stage.RUN:
+            self._health.is_stopping = True
+            self._service.tell(
+                "STOPPING=1",
+                f"STATUS=ending: {staff.status()}",
+                f"EXTEND_TIMEOUT_USEC={int((self._config.grace + LAST) * 1e6)}",
+            )
+            next_report += PROGRESS
+        unstarted = children.release_unstarted()
+        completer.add(unstarted, ["-"] * len(unstarted))
+        while children.in_flight or completer.backlog:
+            now = clock()
+            if orders.stage >= Stage.COLD:
+                return
+            if now >= until:
+                break
+            if now >= next_report:
+                self._report(children, completer, until - now)
+                next_report = now + PROGRESS
+            children.changed.clear()
+            orders.changed.clear()
+            # Nothing is set when the last outcome is recorded.
+            most = PROGRESS if children.in_flight else 0.05
+            await _first_of(
+                children.changed, orders.changed, within=min(until, next_report, now + most) - now
+            )
+        if children.in_flight:
             log.warning(
                 "%d jobs still run after the grace of %g s: their children are killed, the jobs"
                 " are given back",
@@ -194,68 +197,61 @@ class _Supervisor:
                 self._config.grace,
             )
 
-    def _announce(self, worker: UUID, children: Children, concurrency: int) -> None:
-        sync = sum(not task.is_async for task in children.tasks.values())
-        log.info(
-            "worker %s on %s: pgtask %s, app %s, %d tasks (%d async), queues %s, %d children",
-            str(worker)[:8],
-            redact(self._dsn) or "libpq's defaults",
-            release(),
-            self._spec,
-            len(children.tasks),
-            len(children.tasks) - sync,
-            ",".join(self._config.queues),
-            concurrency if sync else 0,
-        )
-        if not children.tasks:
-            log.warning("no task is registered in %s: this worker will claim nothing", self._spec)
+    def _leave(self, staff: Staff) -> None:
+        """From now on everything has its time: the process must end, database or not."""
+        staff.children.give_up()
+        leave_by = asyncio.get_running_loop().time() + LEAVE
+        for link in staff.links:
+            link.end_by(leave_by)
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        # HUP: the terminal was closed.
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-        for number in numbers:
-            loop.add_signal_handler(number, self._on_signal, number)
-        faulthandler.register(signal.SIGUSR1)
-        try:
-            yield
-        finally:
-            faulthandler.unregister(signal.SIGUSR1)
-            for number in numbers:
-                loop.remove_signal_handler(number)
+    # What it says ----------------------------------------------------------------------------
 
-    def _on_signal(self, number: signal.Signals) -> None:
-        if self._stage >= Stage.COLD:
-            log.error("%s again: leaving at once", number.name)
-            os._exit(128 + number)
-        if number == signal.SIGQUIT or self._stage == Stage.WARM:
-            self._stage = Stage.COLD
-            self._code = 128 + number
-            log.warning(
-                "cold stop: children are killed, their jobs are given back; once more: exit"
-            )
-        else:
-            self._stage = Stage.WARM
+    async def _attend(self, staff: Staff) -> None:
+        while True:
+            self._health.look()
+            self._service.attend(is_well=self._health.is_alive(), status=staff.status())
+            await asyncio.sleep(self._service.pause)
+
+    def _report(self, children: Children, completer: Completer, left: float) -> None:
+        if not children.in_flight:
             log.info(
-                "warm stop: waiting up to %g s for what runs; once more: cold stop",
-                self._config.grace,
+                "still waiting, up to %.0f s: %d outcomes are not recorded yet",
+                left,
+                completer.backlog,
             )
-        self._asked.set()
+            return
+        longest = children.longest()
+        log.info(
+            "still waiting, up to %.0f s: %d jobs run%s",
+            left,
+            children.in_flight,
+            f", the longest is job {longest[0].id} ({longest[0].task}), for {longest[1]:.1f} s"
+            if longest is not None
+            else "",
+        )
+
+    def _sum_up(self, completer: Completer, killed: int, released: int) -> None:
+        ended = +completer.ended
+        del ended["released"]
+        log.info(
+            "worker ended: %d jobs finished%s, %d given back before they began, %d killed and given"
+            " back",
+            ended.total(),
+            f" ({', '.join(f'{n} {verdict}' for verdict, n in sorted(ended.items()))})"
+            if ended
+            else "",
+            max(0, released),
+            killed,
+        )
 
 
-async def _until_answered(call: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    failures = 0
-    while True:
-        try:
-            return await call()
-        except AccessRefused:
-            raise
-        except Unavailable as error:
-            pause = pause_after(failures)
-            failures += 1
-            log.warning("waiting for the database, again in %.1f s: %s", pause, error)
-            await asyncio.sleep(pause)
+async def _first_of(*events: asyncio.Event, within: float) -> None:
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=max(0.0, within), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -40,9 +40,9 @@ class Waiting:
         """Put jobs behind those of their kind."""
         (self._async if is_async else self._sync).extend(jobs)
 
-    def put_back(self, jobs: Sequence[Claimed]) -> None:
-        """Put jobs of sync tasks in front: they were claimed before what waits here."""
-        self._sync.extendleft(reversed(jobs))
+    def put_back(self, jobs: Sequence[Claimed], *, is_async: bool) -> None:
+        """Put jobs in front of those of their kind: they were claimed before what waits here."""
+        (self._async if is_async else self._sync).extendleft(reversed(jobs))
 
     def count(self, *, is_async: bool) -> int:
         """How many of one kind can go to any child."""
@@ -139,7 +139,7 @@ class Waiting:
         queued = self._async
         if not queued:
             return []
-        coroutines = [child for child in children if child.is_async]
+        coroutines = [child for child in children if child.is_async and not child.apart]
         free = self._async_concurrency - sum(len(child.held) for child in coroutines)
         parts: Parts = []
         for child in coroutines:

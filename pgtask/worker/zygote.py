@@ -108,7 +108,8 @@ def main(arguments: list[str]) -> int:
     spec, worker, dsn = arguments[1], UUID(arguments[2]), os.environ["PGTASK_DSN"]
     die_with_parent(signal.SIGKILL)
     # As in the children: what is told to every process of the worker is for the supervisor.
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: None)
     try:
         app = _load(spec)
         tasks = [

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
 
 from pgtask.broker.attempts import Claimed, Ended
 from pgtask.worker.hands import Child
+from pgtask.worker.nursery import Nursery
 from pgtask.worker.pace import Pace
 from pgtask.worker.pipe import Pipe
 from pgtask.worker.slot import Slot
@@ -18,10 +20,13 @@ from pgtask.worker.waiting import Parts, Waiting
 def children() -> Iterator[list[Child]]:
     """Three sync children, ready and idle."""
     made, theirs = [], []
+    nursery = Nursery(
+        spec="", worker=uuid4(), dsn="", log=("INFO", "text"), heard=lambda nursery, word: None
+    )
     for number in (1, 2, 3):
         pipe, other = Pipe.pair()
         theirs.append(other)
-        made.append(Child(number, False, pipe, Slot.create(), ready=True))
+        made.append(Child(number, False, pipe, Slot.create(), nursery, ready=True))
     yield made
     for child, other in zip(made, theirs, strict=True):
         child.slot.close()
@@ -141,7 +146,7 @@ def test_async_children_together_hold_no_more_than_one_may(children: list[Child]
 
 def test_what_is_taken_back_goes_in_front_and_what_is_cancelled_goes(pace: Pace) -> None:
     waiting = sync(pace, None, None, None)
-    waiting.put_back(jobs(*[None] * 5)[3:])
+    waiting.put_back(jobs(*[None] * 5)[3:], is_async=False)
 
     assert [job.id for job in waiting.take_if(lambda job: job.id % 2 == 0)] == [4, 2]
     assert [job.id for job in waiting] == [5, 1, 3]
