@@ -52,6 +52,7 @@ class Pulse:
         self._tally = tally
         self._registered = False
         self._heard = _now()  # when the heartbeat that was answered last was sent
+        self._unlearned: Sequence[str] | None = None  # the tasks that the worker's row should have
         self._looked = float("-inf")
         self._seen: dict[UUID, tuple[int, float]] = {}
 
@@ -84,15 +85,18 @@ class Pulse:
         self._heard = sent
 
     async def learn(self, tasks: Sequence[str]) -> None:
-        """Tell the database that this worker knows these tasks now, as soon as it can be told."""
-        failures = 0
-        while True:
-            try:
-                return await self._lease.run(attempts.learn(self._worker, tasks))
-            except Unavailable as error:
-                log.debug("the worker's tasks cannot be told yet: %s", error)
-            await asyncio.sleep(pause_after(failures))
-            failures += 1
+        """Tell the database what this worker knows now; while it is away, a heartbeat will."""
+        self._unlearned = tasks
+        try:
+            await self._teach()
+        except Unavailable as error:
+            log.debug("what this worker knows cannot be told yet: %s", error)
+
+    async def _teach(self) -> None:
+        if (tasks := self._unlearned) is not None:
+            await self._lease.run(attempts.learn(self._worker, tasks))
+            if self._unlearned is tasks:
+                self._unlearned = None
 
     async def _leave(self) -> None:
         try:
@@ -124,6 +128,7 @@ class Pulse:
             try:
                 children.cancel(await self._hand_in(deadline=5.0))
                 failures = 0
+                await self._teach()
             except Unavailable as error:
                 log.warning("no heartbeat: %s", error)
                 # Others watch: the first one after an outage comes soon.
