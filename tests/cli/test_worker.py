@@ -61,8 +61,10 @@ def test_a_worker_with_a_wrong_setting_is_exit_2(spawn: Call, world: World, bare
 
     level = spawn("worker", "--log-level", "loud")
     queues = spawn("worker", "-Q", "not a name")
+    health = spawn("worker", "--health", "here")
 
-    assert (level.code, queues.code) == (2, 2)
+    assert (level.code, queues.code, health.code) == (2, 2, 2)
+    assert "health = 'here' (--health): is no HOST:PORT → write 127.0.0.1:8080" in health.err
     assert "log_level = 'loud' (--log-level)" in level.err
     assert "queues = 'not a name' (--queues)" in queues.err
 

@@ -116,7 +116,7 @@ def test_every_setting_is_documented_with_its_variable_and_its_default() -> None
         _, variable, default, _ = rows[field.name]
         assert variable == f"`PGTASK_{field.name.upper()}`"
         value = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-        assert default == ("none" if value is None else f"`{value}`"), field.name
+        assert default == ("none" if value in (None, "") else f"`{value}`"), field.name
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -124,7 +124,14 @@ def test_the_documented_variable_is_read(name: str) -> None:
     variable = f"PGTASK_{name.upper()}"
     value = {"dsn": "dbname=x", "listen_dsn": "dbname=x", "log_level": "DEBUG"}.get(
         name,
-        {"log_format": "json", "embedded": "never", "app": "shop", "pooler": "none"}.get(name, "3"),
+        {
+            "log_format": "json",
+            "embedded": "never",
+            "app": "shop",
+            "pooler": "none",
+            "reload": "true",
+            "health": ":8080",
+        }.get(name, "3"),
     )
     # Somewhere else's database, so that embedded = never is content.
     other = {} if name in ("dsn", "embedded") else {"PGTASK_DSN": "dbname=y"}

@@ -54,6 +54,24 @@ def test_a_worker_that_left_or_never_came_cannot_beat(engine: Engine) -> None:
     assert engine.value("select died_at from pgtask.workers") == died_at
 
 
+def test_a_worker_learns_other_tasks_while_it_lives(engine: Engine) -> None:
+    worker, other = engine.worker(), engine.worker()
+    before = engine.value("select tasks from pgtask.workers where id = %s", other)
+
+    engine.all("select pgtask.learn(%s, '{new,newer}')", worker)
+
+    assert engine.value("select tasks from pgtask.workers where id = %s", worker) == [
+        "new",
+        "newer",
+    ]
+    assert engine.value("select tasks from pgtask.workers where id = %s", other) == before
+    engine.all("select pgtask.deregister(%s)", worker)
+    for gone in (worker, uuid4(), None):
+        with pytest.raises(psycopg.Error, match="not alive") as refused:
+            engine.all("select pgtask.learn(%s, '{}')", gone)
+        assert refused.value.sqlstate == "TQ001"
+
+
 def test_the_tally_adds_up_what_beats_bring(engine: Engine) -> None:
     worker = engine.worker()
     for _ in range(2):

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from pgtask.config import SETTINGS, Config, load, parse_duration, redact, redact_text, release
+from pgtask.config import (
+    SETTINGS,
+    Config,
+    host_and_port,
+    load,
+    parse_duration,
+    redact,
+    redact_text,
+    release,
+)
 from pgtask.errors import ConfigError
 
 
@@ -190,6 +199,16 @@ def test_an_unknown_word_of_the_code_is_refused(tmp_path: Path) -> None:
         ("queues", 3),
         ("queues", ["*", 3]),
         ("log_level", "loud"),
+        ("reload", "perhaps"),
+        ("reload_dir", 3),
+        ("reload_dir", ["src", 3]),
+        ("health", 8080),
+        ("health", "8080"),
+        ("health", "localhost"),
+        ("health", "localhost:http"),
+        ("health", "localhost:65536"),
+        ("health", "::1:8080"),
+        ("health", "local host:8080"),
         ("log_format", "xml"),
         ("embedded", "maybe"),
         ("max_payload", 1.5),
@@ -210,7 +229,12 @@ def test_a_bad_value_names_setting_value_source_and_remedy(
 
 
 def test_values_are_read_as_text_or_as_what_toml_has(tmp_path: Path) -> None:
-    environ = {"PGTASK_QUEUES": "mail, default,mail", "PGTASK_RETENTION": "1d12h"}
+    environ = {
+        "PGTASK_QUEUES": "mail, default,mail",
+        "PGTASK_RETENTION": "1d12h",
+        "PGTASK_RELOAD": "yes",
+        "PGTASK_RELOAD_DIR": "src, lib",
+    }
     (tmp_path / "pgtask.toml").write_text('grace = "90s"\nlog_level = "debug"\nembedded = false\n')
 
     environ |= {"PGTASK_MAX_MEMORY_PER_CHILD": "300MB", "PGTASK_MAX_JOBS_PER_CHILD": "100"}
@@ -220,6 +244,7 @@ def test_values_are_read_as_text_or_as_what_toml_has(tmp_path: Path) -> None:
     assert config.queues == ("mail", "default")
     assert (config.max_memory_per_child, config.max_jobs_per_child) == (300 * 1024 * 1024, 100)
     assert config.retention == 129_600
+    assert (config.reload, config.reload_dir) == (True, ("src", "lib"))
     assert (config.grace, config.poll) == (90.0, 0.25)
     assert (config.log_level, config.embedded) == ("DEBUG", "never")
 
@@ -270,6 +295,19 @@ def test_a_table_of_ours_that_is_none_is_refused(tmp_path: Path) -> None:
 )
 def test_durations_are_read(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("127.0.0.1:8080", ("127.0.0.1", 8080)),
+        (" localhost:0 ", ("localhost", 0)),
+        (":8080", ("", 8080)),
+        ("[::1]:65535", ("::1", 65_535)),
+    ],
+)
+def test_an_address_is_read(text: str, parts: tuple[str, int]) -> None:
+    assert host_and_port(text) == parts
 
 
 @pytest.mark.parametrize(
