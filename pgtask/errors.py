@@ -15,6 +15,7 @@ PgTaskError
 │   ├── AmbiguousTransaction        two transactions could be meant
 │   ├── TransactionEnded            a task ended the transaction that completes its job
 │   ├── NoTaskConnection(Unavailable)  none could be had; the task's body has not begun
+│   ├── CommitUnknown(Unavailable)  lost during the COMMIT of a task: did it commit?
 │   ├── WrongDatabase               a connection to a database that is not this app's
 │   └── Refused                     by a function of the schema, each with a SQLSTATE of ours
 │       └── WorkerNotAlive · BadCall(ValueError) · DuplicateJob · LeaseLost · QueueNotFound
@@ -126,6 +127,10 @@ class TransactionEnded(BrokerError):
 
 class NoTaskConnection(Unavailable):
     """No connection for a task with transaction=True could be had; its body has not begun."""
+
+
+class CommitUnknown(Unavailable):
+    """The connection was lost before it said whether a task's transaction was committed."""
 
 
 class UnknownConnection(BrokerError, TypeError):

@@ -74,7 +74,13 @@ class Committed(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=5):
     """Finished already, in the task's own transaction."""
 
 
-Outcome: TypeAlias = Succeeded | Failed | Retried | Snoozed | Cancelled | Committed
+class InDoubt(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=7):
+    """Committed, or rolled back with the connection: the answer to the COMMIT was lost."""
+
+    failure: Failure
+
+
+Outcome: TypeAlias = Succeeded | Failed | Retried | Snoozed | Cancelled | Committed | InDoubt
 
 
 def _storable(text: str, limit: int) -> str:

@@ -51,13 +51,21 @@ class Children:
         *,
         spec: str,
         worker: UUID,
+        installation: str,
         dsn: str,
         log: tuple[str, str],
         concurrency: int,
         async_concurrency: int,
         finished: Callable[[list[Ended], list[str]], None],
     ) -> None:
-        self._nursery = Nursery(spec=spec, worker=worker, dsn=dsn, log=log, heard=self._hear)
+        self._nursery = Nursery(
+            spec=spec,
+            worker=worker,
+            installation=installation,
+            dsn=dsn,
+            log=log,
+            heard=self._hear,
+        )
         self._concurrency = concurrency
         self._async_concurrency = async_concurrency
         self._finished = finished
@@ -82,6 +90,7 @@ class Children:
         *,
         spec: str,
         worker: UUID,
+        installation: str,
         dsn: str,
         log: tuple[str, str],
         concurrency: int,
@@ -95,6 +104,7 @@ class Children:
         children = cls(
             spec=spec,
             worker=worker,
+            installation=installation,
             dsn=dsn,
             log=log,
             concurrency=concurrency,
@@ -267,6 +277,10 @@ class Children:
         own = read_policy(job.policy).timeout if job.policy else None
         info = self.tasks.get(job.task)
         return own or (info.timeout if info is not None else None)
+
+    def _commits(self, task: str) -> bool:
+        info = self.tasks.get(task)
+        return info is not None and info.commits
 
     # The pipes -------------------------------------------------------------------------------
 
@@ -506,8 +520,11 @@ class Children:
                     if wire.kind_of(frame) == wire.OUTCOMES:
                         self._collect(child, *wire.decode_outcomes(frame)[1:])
         how = verdicts.description(child, status)
-        ended = verdicts.of_death(child, status)
         tasks = [job.task for job in child.held.values()]
+        ended = [
+            verdicts.doubted(each) if self._commits(task) else each
+            for each, task in zip(verdicts.of_death(child, status), tasks, strict=True)
+        ]
         loop = asyncio.get_running_loop()
         loop.remove_reader(child.connection)
         loop.remove_writer(child.connection)

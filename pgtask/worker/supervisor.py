@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from uuid import UUID, uuid4
 
-from pgtask.broker import migrate
+from pgtask.broker import identity, migrate
 from pgtask.broker.attempts import WorkerRow
 from pgtask.broker.link import Link
 from pgtask.config import Config, redact, release
@@ -87,12 +87,14 @@ class _Supervisor:
             Link.open(config.listen_dsn or self._dsn, "listen") as ear,
         ):
             await migrate.acheck(await control.connection())
+            installation = (await control.run(identity.identity())).installation
             async with (
                 Pulse.open(claims, control, worker, config.retention, self._tally) as pulse,
                 Completer.open(control, worker, self._tally) as completer,
                 Children.open(
                     spec=self._spec,
                     worker=worker,
+                    installation=installation,
                     dsn=self._dsn,
                     log=(config.log_level, config.log_format),
                     concurrency=concurrency,
