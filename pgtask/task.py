@@ -302,7 +302,7 @@ def _check_transaction(task: str, value: Any, *, is_async: bool) -> bool | Calla
         wanted = "async_sessionmaker" if is_async else "sessionmaker"
         raise BadOption(
             f"task {task!r}: transaction={value!r} does not fit {'an async' if is_async else 'a'}"
-            f" def; give it a {wanted}"
+            f" def; give it: {wanted}(...)"
         )
     factory: Callable[[], Any] = value
     return factory

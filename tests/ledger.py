@@ -195,7 +195,7 @@ def sleep_in_session() -> None:
     current_job().session.execute(text("select pg_sleep(60)"))
 
 
-@app.task(transaction=True, timeout=0.5, **options)
+@app.task(transaction=True, timeout=0.5, backoff="const:0.05", jitter=0)
 async def asleep_in_server(path: str) -> int:
     """Take too long, the first time, in the middle of a statement."""
     await current_job().connection.execute(INSERT, [current_job().attempt])
@@ -213,7 +213,7 @@ async def ahold_connection(path: str) -> int:
     return os.getpid()
 
 
-@app.task(transaction=True, timeout=0.5, **options)
+@app.task(transaction=True, timeout=0.5, backoff="const:0.05", jitter=0)
 def stall_once(value: int) -> int:
     current_job().connection.execute(INSERT, [value])
     if current_job().attempt == 1:
