@@ -114,7 +114,7 @@ def test_a_task_of_a_session_factory_gets_a_session(registry: App) -> None:
         assert task.run(context, (), {}) == "session"
     with running(context):
         assert current_job().session == "session"
-        with pytest.raises(NoCurrentJob, match="use current_job().session"):
+        with pytest.raises(NoCurrentJob, match="has a session instead"):
             _ = current_job().connection
 
 
