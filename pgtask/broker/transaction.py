@@ -29,6 +29,17 @@ MOST = 10
 # What one task set must not reach the next. The settings of the DSN and the role stay.
 _RESET = b"reset session authorization; reset all; select pg_advisory_unlock_all(); discard temp"
 
+# A killed child leaves its backend, and its transaction's locks, until the server looks.
+_LOOKING = "client_connection_check_interval=1s"
+
+# Who is at the other end, and whether the role's own default forbids to write: it could complete no
+# job. Where the server's configuration does, somebody has fenced it, after a failover: that stands.
+_LOOK = b"""
+select pg_catalog.pg_backend_pid(), exists (
+  select from pg_catalog.pg_settings s
+  where s.name = 'default_transaction_read_only' and s.setting = 'on'
+    and s.source in ('user', 'database', 'database user'))"""
+
 # What a task does with the connection; it returns the task's result as JSON.
 Body: TypeAlias = Callable[[psycopg.Connection[Any]], str | None]
 AsyncBody: TypeAlias = Callable[[psycopg.AsyncConnection[Any]], Awaitable[str | None]]
@@ -43,11 +54,61 @@ class Stage(enum.Enum):
     COMMIT = "commit"
 
 
+class _Way:
+    """How to the database: directly or past a transaction pooler; what connections have taught."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self.pooled = False
+        self._writes = False  # must be said
+
+    def arguments(self) -> dict[str, Any]:
+        theirs = conninfo_to_dict(self.dsn)
+        options = f"{theirs.get('options') or ''} -c {_LOOKING}"
+        if self._writes:
+            options += " -c default_transaction_read_only=off"
+        return {
+            "autocommit": True,
+            # A pooler refuses options, and lends another server for each transaction.
+            **({"prepare_threshold": None} if self.pooled else {"options": options.strip()}),
+            **({} if theirs.get("application_name") else {"application_name": "pgtask:task"}),
+            **({} if theirs.get("connect_timeout") else {"connect_timeout": 10}),
+            **KEEPALIVE,
+        }
+
+    def first_words(self) -> bytes | None:
+        """Return what a transaction begins with, where nothing lasts that was said before it."""
+        if not self.pooled:
+            return None
+        writes = b"; set transaction read write" if self._writes else b""
+        name, _, value = _LOOKING.partition("=")
+        return f"set local {name} = '{value}'".encode() + writes
+
+    def is_other(self, error: psycopg.Error) -> bool:
+        """Whether it was a pooler that refused the connection, which may be tried again."""
+        if self.pooled or "unsupported startup parameter" not in str(error):
+            return False
+        self.pooled = True
+        return True
+
+    def is_as_told(
+        self,
+        connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any],
+        looked: tuple[int, bool] | None,
+    ) -> bool:
+        """Take in who answers; whether the connection is as it should be by what is known now."""
+        assert looked is not None
+        before = self.pooled, self._writes
+        self.pooled = self.pooled or looked[0] != connection.info.backend_pid
+        self._writes = self._writes or looked[1]
+        return before == (self.pooled, self._writes)
+
+
 class TaskConnection:
     """One connection, opened by the first task that needs it and kept for the next."""
 
     def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
+        self._way = _Way(dsn)
         self._connection: psycopg.Connection[Any] | None = None
 
     def run(self, attempt: Attempt, body: Body) -> None:
@@ -61,6 +122,8 @@ class TaskConnection:
         try:
             self._connection = self._fresh()
             with self._connection.transaction():
+                if (words := self._way.first_words()) is not None:
+                    self._connection.execute(words)
                 stage = Stage.BODY
                 result = body(self._connection)
                 _check_open(self._connection)
@@ -80,11 +143,22 @@ class TaskConnection:
         connection, self._connection = self._connection, None
         # Closed by the server while it rested, or cleaned for the next task.
         if connection is not None and not is_readable(connection.fileno()):
-            connection.execute(_RESET)
+            if not self._way.pooled:
+                connection.execute(_RESET)
             return connection
         if connection is not None:
             connection.close()
-        return psycopg.connect(self._dsn, **_arguments(self._dsn))
+        while True:
+            try:
+                connection = psycopg.connect(self._way.dsn, **self._way.arguments())
+            except psycopg.OperationalError as error:
+                if not self._way.is_other(error):
+                    raise
+                continue
+            looked = connection.execute(_LOOK, prepare=False).fetchone()
+            if self._way.is_as_told(connection, looked):
+                return connection
+            connection.close()
 
     def _leave(self) -> None:
         # Interrupted in the middle of a statement: closing it ends that, and the transaction.
@@ -97,7 +171,7 @@ class AsyncTaskConnections:
     """At most MOST connections, each of one coroutine at a time."""
 
     def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
+        self._way = _Way(dsn)
         self._places = asyncio.Semaphore(MOST)
         self._resting: list[psycopg.AsyncConnection[Any]] = []
 
@@ -109,6 +183,8 @@ class AsyncTaskConnections:
             try:
                 connection = await self._fresh()
                 async with connection.transaction():
+                    if (words := self._way.first_words()) is not None:
+                        await connection.execute(words)
                     stage = Stage.BODY
                     result = await body(connection)
                     _check_open(connection)
@@ -132,13 +208,30 @@ class AsyncTaskConnections:
             connection = self._resting.pop()
             try:
                 if not is_readable(connection.fileno()):
-                    await connection.execute(_RESET)
+                    if not self._way.pooled:
+                        await connection.execute(_RESET)
                     return connection
             except BaseException:
                 await connection.close()
                 raise
             await connection.close()
-        return await psycopg.AsyncConnection.connect(self._dsn, **_arguments(self._dsn))
+        while True:
+            try:
+                connection = await psycopg.AsyncConnection.connect(
+                    self._way.dsn, **self._way.arguments()
+                )
+            except psycopg.OperationalError as error:
+                if not self._way.is_other(error):
+                    raise
+                continue
+            try:
+                cursor = await connection.execute(_LOOK, prepare=False)
+                if self._way.is_as_told(connection, await cursor.fetchone()):
+                    return connection
+            except BaseException:
+                await connection.close()
+                raise
+            await connection.close()
 
 
 def meaning(error: BaseException, stage: Stage, *, lost: bool) -> BrokerError | None:
@@ -182,20 +275,3 @@ def _check_committed(stage: Stage) -> None:
 
 def _is_idle(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
     return connection.info.transaction_status == TransactionStatus.IDLE
-
-
-def _arguments(dsn: str) -> dict[str, Any]:
-    theirs = conninfo_to_dict(dsn)
-    # A killed child leaves its backend, and its transaction's locks, until the server looks. A role
-    # that only reads by default could complete no job.
-    options = (
-        f"{theirs.get('options') or ''} -c client_connection_check_interval=1s"
-        " -c default_transaction_read_only=off"
-    )
-    return {
-        "autocommit": True,
-        "options": options.strip(),
-        **({} if theirs.get("application_name") else {"application_name": "pgtask:task"}),
-        **({} if theirs.get("connect_timeout") else {"connect_timeout": 10}),
-        **KEEPALIVE,
-    }
