@@ -214,8 +214,10 @@ async def ahold_connection(path: str) -> int:
 
 
 @app.task(transaction=True, timeout=0.5, backoff="const:0.05", jitter=0)
-def stall_once(value: int) -> int:
+def stall_once(value: int, where: str) -> int:
     current_job().connection.execute(INSERT, [value])
+    if current_job().attempt == 1 and where == "server":
+        current_job().connection.execute("select pg_sleep(60)")
     if current_job().attempt == 1:
         time.sleep(60)
     return current_job().attempt

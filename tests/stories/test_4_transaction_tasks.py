@@ -198,6 +198,15 @@ def test_a_process_that_a_task_started_can_be_terminated(start_worker: Start) ->
 LEDGER = "tests.ledger:app"
 
 
+def sleeping(connection: Connection) -> int:
+    row = connection.execute(
+        "select count(*) from pg_stat_activity where query like 'select pg_sleep%'"
+        " and datname = current_database() and state = 'active'"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 @pytest.mark.parametrize("kind", ["book_in_session", "abook_in_session", "abook_with_asyncpg"])
 def test_with_sqlalchemy_sessions_effects_and_follow_ups_happen_once(
     kind: str, start_worker: Start, connection: Connection, booked: Effects
@@ -335,16 +344,19 @@ def test_a_deadlock_costs_no_attempt(
     assert outcomes(connection, job.id) == []
 
 
+@pytest.mark.parametrize("where", ["server", "python"])
 def test_a_hard_limit_in_the_transaction_rolls_back_and_the_job_is_retried(
-    start_worker: Start, connection: Connection, booked: Effects
+    where: str, start_worker: Start, connection: Connection, booked: Effects
 ) -> None:
     start_worker("-c", "1", app=LEDGER)
 
-    job = ledger.stall_once.delay(7)
+    job = ledger.stall_once.delay(7, where)
 
     assert job.get(timeout=30) == 2
     assert booked() == [7]
     assert outcomes(connection, job.id) == ["timed out"]
+    # and the server does not go on with what the killed child had asked for
+    eventually(lambda: not sleeping(connection), timeout=30)
 
 
 def test_a_hard_limit_of_a_coroutine_rolls_back_and_leaves_its_neighbours_alone(
