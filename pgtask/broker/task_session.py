@@ -15,7 +15,13 @@ from sqlalchemy.orm import Session
 from pgtask.broker import attempts, identity
 from pgtask.broker.foreign import Alchemy, AsyncAlchemy
 from pgtask.broker.transaction import Stage, meaning
-from pgtask.errors import SoftTimeLimitExceeded, TransactionEnded, Unavailable, WrongDatabase
+from pgtask.errors import (
+    JobCancelled,
+    SoftTimeLimitExceeded,
+    TransactionEnded,
+    Unavailable,
+    WrongDatabase,
+)
 from pgtask.job import Attempt
 
 # What a task does with the session; it returns the task's result as JSON.
@@ -54,7 +60,7 @@ class TaskSessions:
                     result = body(session)
                     _check_open(session, transaction)
                     session.flush()
-                except SoftTimeLimitExceeded:
+                except (SoftTimeLimitExceeded, JobCancelled):
                     # Perhaps in the middle of a statement, where no other can be sent.
                     session.invalidate()
                     raise
