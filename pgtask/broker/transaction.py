@@ -142,7 +142,7 @@ class TaskConnection:
     def _fresh(self) -> psycopg.Connection[Any]:
         connection, self._connection = self._connection, None
         # Closed by the server while it rested, or cleaned for the next task.
-        if connection is not None and not is_readable(connection.fileno()):
+        if connection is not None and not (connection.closed or is_readable(connection.fileno())):
             if not self._way.pooled:
                 connection.execute(_RESET)
             return connection
@@ -207,7 +207,7 @@ class AsyncTaskConnections:
         while self._resting:
             connection = self._resting.pop()
             try:
-                if not is_readable(connection.fileno()):
+                if not (connection.closed or is_readable(connection.fileno())):
                     if not self._way.pooled:
                         await connection.execute(_RESET)
                     return connection
