@@ -20,8 +20,8 @@ def _never() -> bool:
 class JobContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What a task may know about the attempt it is.
 
-    `attempt` counts from 1 and is for people; `epoch` never repeats. The two hooks belong to the
-    child: whether a cancellation was asked for, and the transaction's connection.
+    `attempt` counts from 1 and is for people; `epoch` never repeats. The hooks belong to the
+    child: whether a cancellation was asked for, and the transaction's connection or session.
     """
 
     id: int
@@ -34,11 +34,18 @@ class JobContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     tags: tuple[str, ...] = ()
     cancelled_hook: Callable[[], bool] = _never
     connection_hook: Callable[[], Any] | None = None
+    session_hook: Callable[[], Any] | None = None
+    installation: str = ""
 
     @property
     def idempotency_key(self) -> str:
-        """The same for every attempt of this job, and for no other: for other systems."""
-        return str(self.id)
+        """The same for every attempt of this job, and for no other: for other systems.
+
+        "0d9fbd1c41a6-17": job 17 of this installation. Two installations (production and a test
+        system) number their jobs alike, and may talk to the same bank. At most 32 characters.
+        """
+        # The last group of a random UUID: 48 bits.
+        return f"{self.installation[-12:]}-{self.id}" if self.installation else str(self.id)
 
     @property
     def cancelled(self) -> bool:
@@ -48,12 +55,27 @@ class JobContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     @property
     def connection(self) -> Any:
         """The connection whose transaction completes this job; only with transaction=True."""
+        if self.session_hook is not None:
+            raise NoCurrentJob(
+                f"task {self.task!r} has a session instead, as its transaction= says; use "
+                "current_job().session, or session.connection()"
+            )
         if self.connection_hook is None:
             raise NoCurrentJob(
                 f"task {self.task!r} has no transaction of its own; "
                 "declare it with transaction=True to use its connection"
             )
         return self.connection_hook()
+
+    @property
+    def session(self) -> Any:
+        """The SQLAlchemy session whose transaction completes this job."""
+        if self.session_hook is None:
+            raise NoCurrentJob(
+                f"task {self.task!r} has no session of its own; "
+                "declare it with transaction=SessionLocal, your sessionmaker"
+            )
+        return self.session_hook()
 
 
 _current: ContextVar[JobContext] = ContextVar("pgtask.current_job")

@@ -16,6 +16,7 @@ PgTaskError
 │   ├── TransactionEnded            a task ended the transaction that completes its job
 │   ├── NoTaskConnection(Unavailable)  none could be had; the task's body has not begun
 │   ├── AccessRefused(Unavailable)  a wrong role, password or database name: no outage
+│   ├── CommitUnknown(Unavailable)  lost during the COMMIT of a task: did it commit?
 │   ├── WrongDatabase               a connection to a database that is not this app's
 │   └── Refused                     by a function of the schema, each with a SQLSTATE of ours
 │       └── WorkerNotAlive · BadCall(ValueError) · DuplicateJob · LeaseLost · QueueNotFound
@@ -131,6 +132,10 @@ class NoTaskConnection(Unavailable):
 
 class AccessRefused(Unavailable):
     """The server refuses the role, its password or the name of the database."""
+
+
+class CommitUnknown(Unavailable):
+    """The connection was lost before it said whether a task's transaction was committed."""
 
 
 class UnknownConnection(BrokerError, TypeError):

@@ -81,6 +81,12 @@ class Crashed(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=6):
     delay: float
 
 
+class InDoubt(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=7):
+    """Committed, or rolled back with the connection: the answer to the COMMIT was lost."""
+
+    failure: Failure
+
+
 class TimedOut(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=8):
     """Stopped at its hard limit; tried again after `delay` seconds, if at all."""
 
@@ -89,7 +95,7 @@ class TimedOut(msgspec.Struct, array_like=True, frozen=True, gc=False, tag=8):
 
 
 Outcome: TypeAlias = (
-    Succeeded | Failed | Retried | Snoozed | Cancelled | Committed | Crashed | TimedOut
+    Succeeded | Failed | Retried | Snoozed | Cancelled | Committed | Crashed | InDoubt | TimedOut
 )
 
 

@@ -27,9 +27,9 @@ _INJECTED = Injected()
 
 
 def injected() -> Any:
-    """The default of a parameter that receives the transaction's connection, not an argument.
+    """The default of a parameter that gets the transaction's connection or session: no argument.
 
-    Only tasks with transaction=True can have one:
+    Only tasks with transaction= can have one:
 
         @app.task(transaction=True)
         def settle(order_id: int, connection: psycopg.Connection = injected()) -> None: ...

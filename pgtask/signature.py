@@ -63,7 +63,7 @@ class TaskOptions(Options, total=False):
     name: str | None
     retry_for: type[BaseException] | tuple[type[BaseException], ...]
     give_up_on: type[BaseException] | tuple[type[BaseException], ...]
-    transaction: bool
+    transaction: bool | Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,8 +73,10 @@ class Task(Generic[P, R]):
         self.function = function
         self.place = _place_of(function)
         self.bind = check_flag("bind", bind)
-        self.transaction = check_flag("transaction", given.pop("transaction", False))
         self.is_async = inspect.iscoroutinefunction(function)
+        self.transaction = _check_transaction(
+            self.name, given.pop("transaction", False), is_async=self.is_async
+        )
         self.retry_for = check_exceptions("retry_for", given.pop("retry_for", (Exception,)))
         self.give_up_on = check_exceptions("give_up_on", given.pop("give_up_on", ()))
         self._client = client
@@ -203,7 +205,8 @@ class Task(Generic[P, R]):
     def run(self, context: JobContext, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call the function as a worker does, with decoded arguments; a coroutine if it is one."""
         if self._injected:
-            kwargs = {**kwargs, **dict.fromkeys(self._injected, context.connection)}
+            given = context.connection if self.transaction is True else context.session
+            kwargs = {**kwargs, **dict.fromkeys(self._injected, given)}
         if self.bind:
             return self.function(context, *args, **kwargs)
         return self.function(*args, **kwargs)
@@ -296,6 +299,27 @@ class AsyncTask(Task[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]  # the plain call of an async def
         coroutine: Any = super().__call__(*args, **kwargs)
         return coroutine  # type: ignore[no-any-return]  # by is_async
+
+
+def _check_transaction(task: str, value: Any, *, is_async: bool) -> bool | Callable[[], Any]:
+    if isinstance(value, bool):
+        return value
+    from pgtask.broker.foreign import makes_async_sessions
+
+    makes_async = makes_async_sessions(value)
+    if makes_async is None:
+        raise BadOption(
+            f"transaction must be True or False, or a factory of SQLAlchemy sessions (sessionmaker,"
+            f" async_sessionmaker or a scoped one), got {value!r}"
+        )
+    if makes_async is not is_async:
+        wanted = "async_sessionmaker" if is_async else "sessionmaker"
+        raise BadOption(
+            f"task {task!r}: transaction={value!r} does not fit {'an async' if is_async else 'a'}"
+            f" def; give it: {wanted}(...)"
+        )
+    factory: Callable[[], Any] = value
+    return factory
 
 
 def _check_sequence(task: str, args: Any) -> None:

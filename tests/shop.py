@@ -245,6 +245,16 @@ def write_once(value: int) -> None:
     current_job().connection.execute("insert into public.effect (value) values (%s)", [value])
 
 
+@app.task(transaction=True)
+def lock_both(first: int, second: int, path: str) -> None:
+    connection = current_job().connection
+    connection.execute("select from public.effect where value = %s for update", [first])
+    append(path, "has one")
+    while not Path(path + ".go").exists():
+        time.sleep(0.01)
+    connection.execute("select from public.effect where value = %s for update", [second])
+
+
 @app.task
 def enqueue_note(path: str, queue: str) -> None:
     note.options(queue=queue).delay(path, f"in {queue}")

@@ -51,7 +51,10 @@ class Range(NamedTuple):
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False):
-    """How an attempt ended, in the words of pgtask.finish."""
+    """How an attempt ended, in the words of pgtask.finish.
+
+    `in_doubt`: unless the task's own transaction has committed, which the database will know.
+    """
 
     id: int
     epoch: int
@@ -62,6 +65,7 @@ class Ended(msgspec.Struct, frozen=True, gc=False):
     type: str | None = None
     message: str | None = None
     traceback: str | None = None
+    in_doubt: bool = False
 
 
 @dataclass(frozen=True, slots=True)

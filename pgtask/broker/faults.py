@@ -35,6 +35,7 @@ _REFUSED = re.compile(
     r"|no pg_hba\.conf entry|(role|database) \".*\" (does not exist|is not permitted to log in)"
     r"|permission denied for database|no such (user|database)"
 )
+_CONFLICTS = ("40001", "40P01")
 _SCHEMA = ("3F000", "42883", "42P01")
 
 
@@ -48,6 +49,26 @@ def is_dead(error: psycopg.Error) -> bool:
 def is_passing(error: psycopg.Error) -> bool:
     """Tell whether the statement was rolled back for a reason that is not the statement's."""
     return (error.sqlstate or "").startswith(_PASSING)
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Tell whether a transaction lost against another: a serialization failure or a deadlock.
+
+    Also when the driver's error comes wrapped, by SQLAlchemy or by the task itself.
+    """
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        one = pending.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if getattr(one, "sqlstate", None) in _CONFLICTS:
+            return True
+        pending += [one.__cause__, None if one.__suppress_context__ else one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            pending += one.exceptions
+    return False
 
 
 def translate(error: psycopg.Error) -> BrokerError | None:

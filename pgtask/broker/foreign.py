@@ -156,6 +156,21 @@ def adapter(connection: Any) -> Foreign:
     )
 
 
+def makes_async_sessions(factory: Any) -> bool | None:
+    """Whether a factory of SQLAlchemy sessions makes AsyncSessions; None for any other object."""
+    if "sqlalchemy.orm" in sys.modules:
+        from sqlalchemy.orm import scoped_session, sessionmaker
+
+        if isinstance(factory, (sessionmaker, scoped_session)):
+            return False
+    if "sqlalchemy.ext.asyncio" in sys.modules:
+        from sqlalchemy.ext.asyncio import async_scoped_session, async_sessionmaker
+
+        if isinstance(factory, (async_sessionmaker, async_scoped_session)):
+            return True
+    return None
+
+
 def _psycopg_place(
     connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any],
 ) -> Hashable:

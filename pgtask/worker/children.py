@@ -40,6 +40,7 @@ class Children:
         *,
         spec: str,
         worker: UUID,
+        installation: str,
         dsn: str,
         log: tuple[str, str],
         concurrency: int,
@@ -48,7 +49,9 @@ class Children:
         finished: Finished,
     ) -> None:
         self._brood = Brood(
-            functools.partial(Nursery, spec=spec, worker=worker, dsn=dsn, log=log),
+            functools.partial(
+                Nursery, spec=spec, worker=worker, installation=installation, dsn=dsn, log=log
+            ),
             received=self._receive,
             died=self._judge,
         )
@@ -77,6 +80,7 @@ class Children:
         *,
         spec: str,
         worker: UUID,
+        installation: str,
         dsn: str,
         log: tuple[str, str],
         concurrency: int,
@@ -92,6 +96,7 @@ class Children:
         children = cls(
             spec=spec,
             worker=worker,
+            installation=installation,
             dsn=dsn,
             log=log,
             concurrency=concurrency,
@@ -343,13 +348,20 @@ class Children:
     def _judge(self, child: Child, status: int) -> None:
         """A child is dead: each attempt that it held ends, is released, or is blamed."""
         child.lose(tuple(child.void))
-        ended = verdicts.of_death(child, status)
         tasks = [job.task for job in child.held.values()]
+        ended = [
+            verdicts.doubted(each) if self._commits(task) else each
+            for each, task in zip(verdicts.of_death(child, status), tasks, strict=True)
+        ]
         child.held.clear()
         if ended:
             self._tell(ended, tasks)
         self._hand_out()
         self.changed.set()
+
+    def _commits(self, task: str) -> bool:
+        info = self._ever_known.get(task)
+        return info is not None and info.commits
 
     def _end_all(self, jobs: Sequence[Claimed], verdict: str) -> None:
         if jobs:

@@ -41,6 +41,7 @@ class Completer:
         self._waiting: deque[Ended] = deque()
         self._sending: list[Ended] = []
         self._unanswered: set[tuple[int, int]] = set()  # sent before, and perhaps recorded
+        self._doubted: dict[tuple[int, int], str] = {}  # the task of each that is in doubt
         self._arrived = asyncio.Event()
         self._patient = False  # the last batch failed: perhaps a row of it was locked
         self.tally = tally
@@ -86,27 +87,13 @@ class Completer:
             self.tally[task, _TALLY.get(verdict, verdict)] += n
             self.ended[verdict] += n
         for outcome, task in zip(ended, tasks, strict=True):
-            verdict = outcome.verdict
-            if verdict == "succeeded":
+            if outcome.verdict == "succeeded":
                 continue
-            if verdict in ("failed", "crashed", "timeout"):
-                log.error(
-                    "job %d (%s) %s: %s: %s",
-                    outcome.id,
-                    task,
-                    _TALLY.get(verdict, verdict),
-                    outcome.type,
-                    outcome.message,
-                )
-            elif verdict == "retried":
-                log.warning(
-                    "job %d (%s) will be retried in %.1f s: %s: %s",
-                    outcome.id,
-                    task,
-                    outcome.delay or 0.0,
-                    outcome.type,
-                    outcome.message,
-                )
+            if outcome.in_doubt:
+                self._doubted[outcome.id, outcome.epoch] = task
+                self._recount(task, outcome.verdict, -1)
+            else:
+                _tell(outcome, task)
         self._waiting.extend(outcome for outcome in ended if outcome.verdict != "committed")
         self._arrived.set()
 
@@ -239,6 +226,7 @@ class Completer:
                     reason="error",
                     type="OutcomeRefused",
                     message=f"the outcome ({outcome.verdict}) could not be stored: {text}",
+                    in_doubt=outcome.in_doubt,
                 )
                 if outcome.type == "OutcomeRefused":
                     raise  # not about the data
@@ -252,6 +240,8 @@ class Completer:
             answer = missed.get(outcome.id)
             if answer == "busy":
                 self._waiting.append(outcome)
+            elif outcome.in_doubt:
+                self._resolve(outcome, committed=answer == "stale")
             elif answer == "stale" and (outcome.id, outcome.epoch) in self._unanswered:
                 # While this worker lives nobody else moves its rows: it was recorded before.
                 log.debug("job %d: its outcome had been recorded already", outcome.id)
@@ -270,5 +260,56 @@ class Completer:
         ]
         if delays:
             self.retry_in = min(delays if self.retry_in is None else [*delays, self.retry_in])
+        if self._doubted:
+            for outcome in sent:
+                if outcome.in_doubt and outcome.id not in missed:
+                    self._resolve(outcome, committed=False)
         if self._unanswered:
             self._unanswered.difference_update((outcome.id, outcome.epoch) for outcome in sent)
+
+    def _resolve(self, outcome: Ended, *, committed: bool) -> None:
+        """The database has said what became of the task's own transaction: now it can be told."""
+        attempt = outcome.id, outcome.epoch
+        task = self._doubted.pop(attempt)
+        if not committed:
+            self._recount(task, outcome.verdict, 1)
+            _tell(outcome, task)
+        elif attempt in self._unanswered:
+            log.info("job %d (%s): how it ended had been recorded already", outcome.id, task)
+        else:
+            self._recount(task, "committed", 1)
+            log.info(
+                "job %d (%s) had committed before this happened: %s",
+                outcome.id,
+                task,
+                outcome.message or outcome.verdict,
+            )
+
+    def _recount(self, task: str, verdict: str, n: int) -> None:
+        key = task, _TALLY.get(verdict, verdict)
+        self.tally[key] += n
+        if not self.tally[key]:
+            del self.tally[key]
+
+
+def _tell(outcome: Ended, task: str) -> None:
+    """Log how an attempt ended, unless it succeeded."""
+    verdict = outcome.verdict
+    if verdict in ("failed", "crashed", "timeout"):
+        log.error(
+            "job %d (%s) %s: %s: %s",
+            outcome.id,
+            task,
+            _TALLY.get(verdict, verdict),
+            outcome.type,
+            outcome.message,
+        )
+    elif verdict == "retried":
+        log.warning(
+            "job %d (%s) will be retried in %.1f s: %s: %s",
+            outcome.id,
+            task,
+            outcome.delay or 0.0,
+            outcome.type,
+            outcome.message,
+        )

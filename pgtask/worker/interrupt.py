@@ -33,8 +33,11 @@ class Interrupts:
             raise JobCancelled("this job was cancelled, with terminate")
 
     @contextmanager
-    def limit(self, seconds: float) -> Iterator[None]:
-        """Raise SoftTimeLimitExceeded in the task that the block runs, after these seconds."""
+    def limit(self, seconds: float, left: float | None = None) -> Iterator[None]:
+        """Raise SoftTimeLimitExceeded in the task that the block runs, after these seconds.
+
+        Or when what is `left` of them has passed, where some went into an earlier run.
+        """
 
         def ring(number: int, frame: FrameType | None) -> None:
             # The alarm may ring between the task's return and the disarming below.
@@ -47,7 +50,7 @@ class Interrupts:
 
         previous = signal.signal(signal.SIGALRM, ring)
         self._limited = True
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, seconds if left is None else left)
         try:
             yield
         finally:

@@ -43,12 +43,14 @@ class Nursery:
         *,
         spec: str,
         worker: UUID,
+        installation: str,
         dsn: str,
         log: tuple[str, str],
         heard: Callable[[Nursery, Forked | Died | Frozen | None], None],
     ) -> None:
         self._spec = spec
         self._worker = worker
+        self._installation = installation
         self._dsn = dsn
         self._log = log
         self._heard = heard
@@ -69,6 +71,7 @@ class Nursery:
                 str(theirs.fileno()),
                 self._spec,
                 str(self._worker),
+                self._installation,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 stdin=asyncio.subprocess.DEVNULL,

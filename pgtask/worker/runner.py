@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ import msgspec
 from pgtask.codec import encode_result
 from pgtask.current import JobContext, enter, leave, running
 from pgtask.errors import (
+    CommitUnknown,
     JobCancelled,
     NoTaskConnection,
     Reject,
@@ -29,6 +31,7 @@ from pgtask.outcome import (
     Crashed,
     Failed,
     Failure,
+    InDoubt,
     Outcome,
     Retried,
     Snoozed,
@@ -36,10 +39,10 @@ from pgtask.outcome import (
     TimedOut,
 )
 from pgtask.worker.interrupt import Interrupts
+from pgtask.worker.transactions import AsyncTransactions, Clock, Transactions
 
 if TYPE_CHECKING:
     from pgtask.app import App
-    from pgtask.broker.transaction import AsyncTaskConnections, TaskConnection
     from pgtask.task import Task
     from pgtask.worker.wire import Job
 
@@ -69,13 +72,13 @@ NO_POLICY = Policy()
 class Runner:
     """Knows the app's tasks and runs their jobs, one call a job. Lives in a child process."""
 
-    def __init__(self, app: App, worker: UUID, dsn: str) -> None:
+    def __init__(self, app: App, worker: UUID, dsn: str, installation: str) -> None:
         self._app = app
         self._tasks: Mapping[str, Task[..., Any]] = app.tasks
         self._worker = worker
-        self._dsn = dsn
-        self._connection: TaskConnection | None = None
-        self._connections: AsyncTaskConnections | None = None
+        self._installation = installation
+        self._transactions = Transactions(dsn, installation)
+        self._async_transactions = AsyncTransactions(dsn, installation)
         self.interrupts = Interrupts()
 
     def run(self, job: Job, is_cancelled: Callable[[], bool]) -> Outcome:
@@ -145,16 +148,22 @@ class Runner:
         args: Any,
         kwargs: Any,
     ) -> Outcome:
-        from pgtask.broker.transaction import TaskConnection, commit_job
+        clock = Clock(soft, time.monotonic)
+        first = [(args, kwargs)]
 
-        if self._connection is None:
-            self._connection = TaskConnection(self._dsn)
-        with self._connection.transaction() as connection:
+        def body(connection: Any) -> str | None:
+            # Decoded afresh for each further run: the body may have changed them.
+            args, kwargs = first.pop() if first else task.codec.decode(job.args, job.kwargs)
             context = self._context(job, is_cancelled, connection)
-            with running(context), self._app.using(connection), self._soft_limit(soft):
+            with (
+                running(context),
+                self._app.using(connection),
+                self._soft_limit(soft, clock.left()),
+            ):
                 result = task.run(context, args, kwargs)
-            # The last statement: another attempt owns the job ⇒ it raises, and all is rolled back.
-            commit_job(connection, self._attempt(job), _encoded(result))
+            return _encoded(result)
+
+        self._transactions.run(task, self._attempt(job), body, clock, is_cancelled)
         return Committed()
 
     async def _run_in_async_transaction(
@@ -166,15 +175,27 @@ class Runner:
         args: Any,
         kwargs: Any,
     ) -> Outcome:
-        from pgtask.broker.transaction import AsyncTaskConnections, acommit_job
+        import asyncio
 
-        if self._connections is None:
-            self._connections = AsyncTaskConnections(self._dsn)
-        async with self._connections.transaction() as connection:
+        soft, hard = limits
+        clock = Clock(soft, asyncio.get_running_loop().time)
+        first = [(args, kwargs)]
+
+        async def body(connection: Any) -> str | None:
+            args, kwargs = first.pop() if first else task.codec.decode(job.args, job.kwargs)
             context = self._context(job, is_cancelled, connection)
             with running(context), self._app.using(connection):
-                result = await _limited(task.run(context, args, kwargs), *limits)
-            await acommit_job(connection, self._attempt(job), _encoded(result))
+                async with _deadline(
+                    clock.left(),
+                    lambda: SoftTimeLimitExceeded(f"soft_timeout of {soft:g} s passed"),
+                ):
+                    result = await task.run(context, args, kwargs)
+            return _encoded(result)
+
+        # The hard limit holds for all of it: the wait for a connection, each run of the body, and
+        # the COMMIT.
+        async with _deadline(hard, lambda: _HardLimit(f"timeout of {hard:g} s passed")):
+            await self._async_transactions.run(task, self._attempt(job), body, clock, is_cancelled)
         return Committed()
 
     def _judge(
@@ -185,6 +206,8 @@ class Runner:
         if isinstance(error, NoTaskConnection):
             log.warning("job %d (%s) waits a second: %s", job.id, job.task, error)
             return Snoozed(1.0)
+        if isinstance(error, CommitUnknown):
+            return InDoubt(Failure.of(error))
         if isinstance(error, _Unstorable) and error.__cause__ is not None:
             return Failed(Failure.of(error.__cause__))
         failure = Failure.of(error)
@@ -217,6 +240,7 @@ class Runner:
     def _context(
         self, job: Job, is_cancelled: Callable[[], bool], connection: object | None = None
     ) -> JobContext:
+        of_session = connection is not None and self._tasks[job.task].transaction is not True
         return JobContext(
             id=job.id,
             task=job.task,
@@ -227,14 +251,18 @@ class Runner:
             headers=msgspec.json.decode(job.headers) if job.headers else {},
             tags=tuple(job.tags or ()),
             cancelled_hook=is_cancelled,
-            connection_hook=None if connection is None else lambda: connection,
+            connection_hook=None if connection is None or of_session else lambda: connection,
+            session_hook=(lambda: connection) if of_session else None,
+            installation=self._installation,
         )
 
     def _attempt(self, job: Job) -> Attempt:
         return Attempt(job.id, job.epoch, self._worker)
 
-    def _soft_limit(self, seconds: float | None) -> AbstractContextManager[None]:
-        return nullcontext() if seconds is None else self.interrupts.limit(seconds)
+    def _soft_limit(
+        self, seconds: float | None, left: float | None = None
+    ) -> AbstractContextManager[None]:
+        return nullcontext() if seconds is None else self.interrupts.limit(seconds, left)
 
 
 class _HardLimit(Exception):
@@ -264,22 +292,26 @@ def _encoded(result: object) -> str | None:
         raise _Unstorable(str(error)) from error
 
 
+@asynccontextmanager
+async def _deadline(seconds: float | None, error: Callable[[], Exception]) -> AsyncIterator[None]:
+    """Cancel the block after so many seconds, and raise the error in place of that."""
+    import asyncio
+
+    scope = asyncio.timeout(seconds)
+    try:
+        async with scope:
+            yield
+    except TimeoutError as passed:
+        if not scope.expired():
+            raise
+        raise error() from passed
+
+
 async def _limited(call: Awaitable[Any], soft: float | None, hard: float | None) -> Any:
     if soft is None and hard is None:
         return await call
-    import asyncio
-
-    outer, inner = asyncio.timeout(hard), asyncio.timeout(soft)
-    try:
-        async with outer:
-            try:
-                async with inner:
-                    return await call
-            except TimeoutError as error:
-                if not inner.expired():
-                    raise
-                raise SoftTimeLimitExceeded(f"soft_timeout of {soft:g} s passed") from error
-    except TimeoutError as error:
-        if not outer.expired():
-            raise
-        raise _HardLimit(f"timeout of {hard:g} s passed") from error
+    async with (
+        _deadline(hard, lambda: _HardLimit(f"timeout of {hard:g} s passed")),
+        _deadline(soft, lambda: SoftTimeLimitExceeded(f"soft_timeout of {soft:g} s passed")),
+    ):
+        return await call

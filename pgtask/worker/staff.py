@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
+from pgtask.broker import identity
 from pgtask.broker.attempts import WorkerRow
 from pgtask.broker.link import Link, pause_after
 from pgtask.broker.session import Session
@@ -61,7 +62,14 @@ class Staff(NamedTuple):
         ear = await life.enter_async_context(Link.open(listening, "listen"))
         # Whoever drains a queue waits for the end of that, not for a database.
         answered = _at_once if drain else _until_answered
-        await answered(control.check_schema)
+        installation = ""
+
+        async def look() -> None:
+            nonlocal installation
+            await control.check_schema()
+            installation = (await control.run(identity.identity())).installation
+
+        await answered(look)
         pulse = await life.enter_async_context(
             Pulse.open(claims, control, worker, config.retention, tally)
         )
@@ -70,6 +78,7 @@ class Staff(NamedTuple):
             Children.open(
                 spec=spec,
                 worker=worker,
+                installation=installation,
                 dsn=dsn,
                 log=(config.log_level, config.log_format),
                 concurrency=concurrency,

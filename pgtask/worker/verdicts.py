@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+import msgspec
+
 from pgtask.broker.attempts import Claimed, Ended
 from pgtask.outcome import (
     Cancelled,
@@ -12,6 +14,7 @@ from pgtask.outcome import (
     Crashed,
     Failed,
     Failure,
+    InDoubt,
     Outcome,
     Retried,
     Snoozed,
@@ -41,6 +44,8 @@ def of_report(job_id: int, epoch: int, outcome: Outcome) -> Ended:
             return Ended(job_id, epoch, "cancelled")
         case Committed():
             return Ended(job_id, epoch, "committed")
+        case InDoubt(failure=failure):
+            return doubted(Ended(job_id, epoch, "crashed", None, None, None, *_texts(failure)))
 
 
 def of_death(child: Child, status: int) -> list[Ended]:
@@ -69,6 +74,15 @@ def of_death(child: Child, status: int) -> list[Ended]:
         else:
             ended.append(Ended(job.id, job.epoch, "released"))
     return ended
+
+
+def doubted(ended: Ended) -> Ended:
+    """Return the verdict for an attempt whose own transaction may have committed.
+
+    It is exact: finish() waits for that transaction (busy), and where it has committed it finds no
+    row of this attempt (stale).
+    """
+    return msgspec.structs.replace(ended, in_doubt=True)
 
 
 def is_at_most_once(job: Claimed) -> bool:

@@ -1,7 +1,7 @@
 """Zygote: has the user's modules imported, no threads and no connections, and forks children.
 
 Nothing that ever opened a connection or a thread forks: libpq sockets and locks do not survive it.
-Started by the supervisor as `python -m pgtask.worker.zygote FD APP WORKER`.
+Started by the supervisor as `python -m pgtask.worker.zygote FD APP WORKER INSTALLATION`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class TaskInfo(msgspec.Struct, array_like=True):
     name: str
     is_async: bool
     timeout: float | None
-    memory_limit: int | None = None
+    memory_limit: int | None
+    commits: bool  # its job is finished by the task's own transaction
 
 
 class Loaded(msgspec.Struct, array_like=True, tag="loaded"):
@@ -113,7 +114,13 @@ def main(arguments: list[str]) -> int:
     try:
         app = _load(spec)
         tasks = [
-            TaskInfo(name, task.is_async, task.defaults.timeout, task.defaults.memory_limit)
+            TaskInfo(
+                name,
+                task.is_async,
+                task.defaults.timeout,
+                task.defaults.memory_limit,
+                bool(task.transaction),
+            )
             for name, task in app.tasks.items()
         ]
     except BaseException as error:  # noqa: BLE001 - a child's main: user modules may raise anything
@@ -121,7 +128,7 @@ def main(arguments: list[str]) -> int:
         return 3
     threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
     _announce(control, Loaded(tasks, threads))
-    runner = Runner(app, worker, dsn)
+    runner = Runner(app, worker, dsn, installation=arguments[3])
     # What is alive now is shared with every child; a collection there would copy the pages.
     gc.collect()
     gc.freeze()
@@ -222,7 +229,7 @@ def _spawn(request: Fork, descriptors: list[int], arguments: list[str]) -> int:
             "-m",
             "pgtask.worker.zygote",
             "--child",
-            *arguments[1:3],
+            *arguments[1:4],
             "async" if request.is_async else "sync",
             *map(str, descriptors),
         ],
@@ -338,9 +345,9 @@ if __name__ == "__main__":
     if sys.argv[1] == "--settings":
         _tell_settings(sys.argv[2])
     if sys.argv[1] == "--child":
-        _spec, _worker, _kind, _socket, _slot = sys.argv[2:]
+        _spec, _worker, _installation, _kind, _socket, _slot = sys.argv[2:]
         run_child(
-            Runner(_load(_spec), UUID(_worker), os.environ["PGTASK_DSN"]),
+            Runner(_load(_spec), UUID(_worker), os.environ["PGTASK_DSN"], _installation),
             Fork(0, _kind == "async"),
             int(_socket),
             int(_slot),

@@ -6,7 +6,9 @@ from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, assert_type
 
-from pgtask import App, AsyncResult, AsyncTask, JobContext, Task, task
+from sqlalchemy.orm import Session, sessionmaker
+
+from pgtask import App, AsyncResult, AsyncTask, JobContext, Task, injected, task
 
 app = App("typed")
 
@@ -28,6 +30,11 @@ def send(to: str, *, subject: str) -> None: ...
 @app.task(bind=True, retry_for=(OSError,), transaction=True)
 def charge(context: JobContext, order: int) -> str:
     return context.idempotency_key + str(order)
+
+
+@app.task(transaction=sessionmaker())
+def book(order: int, session: Session = injected()) -> int:  # noqa: B008 - a marker
+    return order
 
 
 @app.task(bind=True)
@@ -58,6 +65,7 @@ def calls() -> None:
     coroutine.close()
     assert_type(send.delay("ada", subject="hi").get(), None)
     assert_type(charge.delay(7), AsyncResult[str])
+    assert_type(book.delay(7), AsyncResult[int])
     assert_type(charge(7), str)
     assert_type(crawl.delay("x").get(), list[str])
     assert_type(shared.delay(1).get(), float)

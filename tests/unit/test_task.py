@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import async_sessionmaker
+from sqlalchemy.orm import scoped_session, sessionmaker
 
 import pgtask
 from pgtask import (
@@ -102,6 +104,29 @@ def test_what_a_task_is_can_be_read() -> None:
     assert settle.transaction
 
 
+def test_a_task_of_a_session_factory_gets_a_session(registry: App) -> None:
+    def work(session: Any = injected()) -> Any:  # noqa: B008 - a marker
+        return session
+
+    for factory in (sessionmaker(), scoped_session(sessionmaker())):
+        task = registry.task(name="work", transaction=factory)(work)
+        context = JobContext(id=7, task="x", session_hook=lambda: "session")
+        assert task.run(context, (), {}) == "session"
+    with running(context):
+        assert current_job().session == "session"
+        with pytest.raises(NoCurrentJob, match="has a session instead"):
+            _ = current_job().connection
+
+
+@pytest.mark.parametrize("factory", [sessionmaker(), scoped_session(sessionmaker())])
+def test_a_coroutine_needs_a_factory_of_asynchronous_sessions(registry: App, factory: Any) -> None:
+    async def work() -> None: ...
+
+    with pytest.raises(BadOption, match="give it: async_sessionmaker"):
+        registry.task(name="work", transaction=factory)(work)
+    assert registry.task(name="work", transaction=async_sessionmaker())(work).is_async
+
+
 def test_the_jobs_own_policy_wins_over_the_tasks() -> None:
     own = fetch.retry_policy()
     of_the_job = fetch.retry_policy({"backoff": "const:5", "jitter": 0.5})
@@ -122,6 +147,8 @@ def test_the_current_job_is_known_inside_only() -> None:
         assert current_job().idempotency_key == "7"
         with pytest.raises(NoCurrentJob, match="transaction=True"):
             _ = current_job().connection
+        with pytest.raises(NoCurrentJob, match="transaction=SessionLocal"):
+            _ = current_job().session
 
     with pytest.raises(LookupError, match="outside a running task"):
         current_job()
@@ -174,6 +201,7 @@ def test_an_injected_parameter_needs_a_transaction(registry: App) -> None:
         ({"name": "a b"}, "1 to 128"),
         ({"bind": 1}, "bind must be True or False"),
         ({"transaction": "yes"}, "transaction must be True or False"),
+        ({"transaction": async_sessionmaker()}, "does not fit a def; give it: sessionmaker"),
         ({"retry_for": (3,)}, "exception classes"),
         ({"key": "{user}"}, "has no parameter 'user'"),
         ({"soft_timeout": 5, "timeout": 3}, "soft_timeout"),

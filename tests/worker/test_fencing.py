@@ -62,6 +62,7 @@ async def children(concurrency: int) -> AsyncIterator[Hands]:
     async with Children.open(
         spec="tests.shop:app",
         worker=uuid4(),
+        installation="",
         dsn="host=127.0.0.1 port=1",
         log=("INFO", "text"),
         concurrency=concurrency,

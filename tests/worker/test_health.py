@@ -174,6 +174,7 @@ async def test_a_claim_loop_that_does_not_turn_is_neither_ready_nor_in_the_end_a
     children = Children(
         spec="",
         worker=worker,
+        installation="",
         dsn="",
         log=("INFO", "text"),
         concurrency=1,

@@ -21,7 +21,12 @@ def children() -> Iterator[list[Child]]:
     """Three sync children, ready and idle."""
     made, theirs = [], []
     nursery = Nursery(
-        spec="", worker=uuid4(), dsn="", log=("INFO", "text"), heard=lambda nursery, word: None
+        spec="",
+        worker=uuid4(),
+        installation="",
+        dsn="",
+        log=("INFO", "text"),
+        heard=lambda nursery, word: None,
     )
     for number in (1, 2, 3):
         pipe, other = Pipe.pair()
