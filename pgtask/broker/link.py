@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
+from pgtask import failpoint
 from pgtask.broker.faults import is_dead, is_passing, translate
 from pgtask.broker.pool import connect_arguments
 from pgtask.broker.statement import Statement
@@ -57,8 +58,12 @@ class Link:
                 async with asyncio.timeout(deadline):
                     connection = await self._connected()
                 with _hanging_up_after(connection, deadline):
+                    if failpoint.ARMED:
+                        failpoint.pass_statement("before", statement.text)
                     cursor = await connection.execute(statement.text, statement.params)
                     rows = await cursor.fetchall() if cursor.description else []
+                    if failpoint.ARMED:
+                        failpoint.pass_statement("after", statement.text)
             except TimeoutError as error:
                 await self._close()
                 raise Unavailable(f"no answer from the database within {deadline:g} s") from error
