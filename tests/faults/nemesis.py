@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.conditions import eventually
 from tests.faults import server
 from tests.faults.conservation import Allowed
 from tests.faults.scenario import SCENARIOS, Scenario, Told
@@ -19,11 +18,12 @@ from tests.workers import Worker
 
 
 class _Nemesis:
-    """What it does is decided by the dice alone, so the same seed does the same again."""
+    """What it does, and when, is decided by the seed alone; whom it hits, by who is there, too."""
 
-    def __init__(self, stand: Stand, dice: random.Random) -> None:
+    def __init__(self, stand: Stand, seed: int) -> None:
         self._stand = stand
-        self._dice = dice
+        self._plan = random.Random(seed)
+        self._aim = random.Random(seed + 1)
         self._proxy = stand.beside.enter_context(Proxy.before(stand.dsn))
         self._workers: list[Worker] = []
         for _ in range(3):
@@ -47,7 +47,7 @@ class _Nemesis:
         until = time.monotonic() + seconds
         done = 0
         while time.monotonic() < until:
-            name, pause = self._dice.choice(list(self.actions)), self._dice.uniform(0.3, 3.0)
+            name, pause = self._plan.choice(list(self.actions)), self._plan.uniform(0.3, 3.0)
             print(f"nemesis: {name}, then {pause:.1f} s", file=sys.stderr, flush=True)  # noqa: T201
             self.actions[name]()
             done += 1
@@ -61,11 +61,15 @@ class _Nemesis:
         self._workers.append(self._stand.worker(wait=False, dsn=dsn))
 
     def _one(self) -> Worker:
-        return self._dice.choice(self._workers)
+        # One that was starting while the database was away may have given up.
+        for worker in [each for each in self._workers if each.process.poll() is not None]:
+            self._workers.remove(worker)
+            self._hire()
+        return self._aim.choice(self._workers)
 
     def _kill_a_child(self) -> None:
         if children := self._one().children():
-            os.kill(self._dice.choice(children), signal.SIGKILL)
+            os.kill(self._aim.choice(children), signal.SIGKILL)
 
     def _kill_a_worker(self) -> None:
         worker = self._one()
@@ -119,12 +123,11 @@ def enlist(seconds: float, seed: int) -> Scenario:
     """Register a run of so many seconds as a scenario, so that it is played as they are."""
 
     def play(stand: Stand) -> Told:
-        nemesis = _Nemesis(stand, random.Random(seed))
+        nemesis = _Nemesis(stand, seed)
         with stand.load(100, seed=seed):
             faults = nemesis.rage(seconds)
+            stand.worker()
             recovery = stand.canary()
-        # A worker that was starting while the database was away may have given up.
-        eventually(lambda: stand.number("select count(*) from pgtask.worker where alive") >= 1, 60)
         allowed = Allowed(doubles=True, lost_claims=True, counted=True)
         return Told(recovery, None, f"{faults} faults, seed {seed}", allowed)
 

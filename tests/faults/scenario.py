@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,8 +98,9 @@ def play(name: str, address: Address, slack: float = 1.0) -> Row:
             own = stack.enter_context(each.own()) if each.own is not None else None
             stand = Stand(own.address if own else address, each.name, directory, own)
             try:
-                told = each.play(stand)
-                found = stand.settle(told.allowed)
+                with _at_most(4 * each.seconds + 240):
+                    told = each.play(stand)
+                    found = stand.settle(told.allowed)
             except BaseException:
                 row.problems += _tails(stand)
                 raise
@@ -120,6 +122,19 @@ def play(name: str, address: Address, slack: float = 1.0) -> Row:
         shutil.rmtree(directory, ignore_errors=True)
     row.seconds = time.monotonic() - began
     return row
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    def give_up(number: int, frame: object) -> None:
+        raise TimeoutError(f"not over after {seconds:g} s")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _tails(stand: Stand) -> list[str]:

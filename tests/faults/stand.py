@@ -26,6 +26,7 @@ from tests.workers import Worker, lives
 Connection = psycopg.Connection[Any]
 
 APP = "tests.faults.app:app"
+SPARE = 12  # files that a worker may have open more than at its start
 QUIET = 120.0  # s that everything may take to come to an end after the faults
 
 BUSINESS = """
@@ -48,6 +49,7 @@ class Stand:
         self.workers: list[Worker] = []
         self.acknowledged: list[int] = []
         self.errors: list[str] = []
+        self._descriptors: dict[Worker, int] = {}
         self.beside = ExitStack()  # what must be there until the count is over
         self.dsn = address.create(self.database)
         with psycopg.connect(self.dsn, autocommit=True) as connection:
@@ -72,6 +74,7 @@ class Stand:
         self.workers.append(worker)
         if wait:
             eventually(lambda: self.is_registered(worker), 30)
+            self._descriptors[worker] = _open_files(worker.pid)
         return worker
 
     def is_registered(self, worker: Worker) -> bool:
@@ -165,7 +168,7 @@ class Stand:
 
     @contextmanager
     def outage(self) -> Iterator[None]:
-        """Nobody but superusers can connect to this database, and those who are, are thrown out."""
+        """Nobody can connect to this database, and those who are connected are thrown out."""
         self._admin(f'alter database "{self.database}" allow_connections false')
         try:
             self.address.throw_out(self.database)
@@ -186,7 +189,7 @@ class Stand:
         unfinished = "select count(*) from pgtask.jobs where finished_at is null"
         with contextlib.suppress(AssertionError):  # the count says what is left
             eventually(lambda: self.number(unfinished) == 0, QUIET)
-        leaks = list(self._end_workers())
+        leaks = [*self._leaks(), *self._end_workers()]
         with self.address.connect(self.database) as connection:
             found = conservation.count(connection, self.log, self.acknowledged, allowed)
             for job in list(found.offenders)[: conservation.SHOWN]:
@@ -201,6 +204,12 @@ class Stand:
             if self.address.secret in worker.log
         ]
         return found
+
+    def _leaks(self) -> Iterator[str]:
+        for worker, before in self._descriptors.items():
+            now = _open_files(worker.pid) if worker.process.poll() is None else 0
+            if now > before + SPARE:
+                yield f"I8: worker {worker.pid} had {before} files open, and has {now}"
 
     def _end_workers(self) -> Iterator[str]:
         families = {worker: worker.descendants() for worker in self.workers}
@@ -236,3 +245,10 @@ class Stand:
             worker.process.wait()
         app.app.close()
         self.beside.close()
+
+
+def _open_files(pid: int) -> int:
+    try:
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except OSError:
+        return 0
