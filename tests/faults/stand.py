@@ -125,6 +125,16 @@ class Stand:
         self.acknowledged += ids
         return ids
 
+    def enqueue_many(self, task: str, number: int) -> None:
+        """Enqueue so many calls of a task of one number, with their intents."""
+        with psycopg.connect(self.dsn) as connection:
+            jobs = getattr(app, task).using(connection).delay_many([(n,) for n in range(number)])
+            ids = [job.id for job in jobs]
+            connection.execute(
+                "insert into public.intent select unnest(%s::bigint[]), %s", [ids, task]
+            )
+        self.acknowledged += ids
+
     def canary(self) -> float:
         """Enqueue an urgent job; returns the seconds until it has ended."""
         began = time.monotonic()
