@@ -1,4 +1,4 @@
-"""Faults of PostgreSQL and of the way to it: crashes, restarts, failover, silence, no room."""
+"""Faults of PostgreSQL: crashes, restarts, failover, outages, no room, wrong clocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from tests.faults.conservation import Allowed
 from tests.faults.scenario import NotHere, Told, scenario
 from tests.faults.server import Server
 from tests.faults.stand import Stand
-from tests.proxy import Proxy
 
 BACK = 10.0  # s within which work resumes after PostgreSQL takes connections again
 
@@ -48,7 +47,7 @@ def restarts(stand: Stand) -> Told:
             worst = max(worst, stand.canary())
         time.sleep(2.0)
     assert [stand.identity(worker) for worker in workers] == identities
-    _nobody_was_given_up(stand)
+    stand.nobody_was_given_up()
     return Told(worst, BACK, "until an urgent job is done, at worst", CRASHED)
 
 
@@ -72,7 +71,7 @@ def long_outage(stand: Stand) -> Told:
     assert [stand.identity(worker) for worker in workers] == identities
     epochs = stand.ask("select distinct epoch, attempt from pgtask.done where id = any(%s)", jobs)
     assert epochs == [(1, 1)], epochs
-    _nobody_was_given_up(stand)
+    stand.nobody_was_given_up()
     return Told(recovery, BACK, "until an urgent job is done")
 
 
@@ -86,33 +85,8 @@ def backend_killed(stand: Stand) -> Told:
         stand.server.wait_until_ready()
         recovery = stand.canary()
         time.sleep(2.0)
-    _nobody_was_given_up(stand)
+    stand.nobody_was_given_up()
     return Told(recovery, BACK, "until an urgent job is done", CRASHED)
-
-
-@scenario("T21", "a worker's connection is terminated twice a second", quick=True, seconds=30)
-def terminated(stand: Stand) -> Told:
-    stand.worker()
-    one = (
-        "select pg_terminate_backend(pid) from (select pid from pg_stat_activity"
-        " where datname = current_database() and application_name like 'pgtask:%%'"
-        " order by random() limit 1) s"
-    )
-    with stand.load(150) as load:
-        stand.canary()
-        before = stand.finished(), len(load.acknowledged)
-        until = time.monotonic() + 15.0
-        while time.monotonic() < until:
-            stand.ask(one)
-            time.sleep(0.5)
-        done, asked = stand.finished() - before[0], len(load.acknowledged) - before[1]
-        began = time.monotonic()
-        ears = "select count(*) from pg_stat_activity where datname = current_database()"
-        ears += " and application_name = 'pgtask:listen'"
-        eventually(lambda: stand.number(ears) == 1, 60)
-        recovery = time.monotonic() - began
-    assert done >= 0.9 * asked, f"{done} of {asked} jobs were done meanwhile"
-    return Told(recovery, 15.0, f"until it listens again; {done / asked:.0%} done meanwhile")
 
 
 @scenario("T28", "PostgreSQL turns read-only for 6 s", own=server.running, seconds=25)
@@ -127,7 +101,7 @@ def read_only(stand: Stand) -> Told:
         assert stand.finished() == before, "jobs ended on a read-only server"
         stand.server.set("default_transaction_read_only", None)
         recovery = stand.canary()
-    _nobody_was_given_up(stand)
+    stand.nobody_was_given_up()
     return Told(recovery, BACK, "until an urgent job is done")
 
 
@@ -173,39 +147,8 @@ def failover(stand: Stand) -> Told:
     with old.address.connect(stand.database) as connection:
         left = connection.execute("select count(*) from pgtask.done").fetchone()
     assert left == (before,), "jobs ended on the old primary"
-    _nobody_was_given_up(stand)
+    stand.nobody_was_given_up()
     return Told(recovery, BACK, "until an urgent job is done", Allowed(lost_claims=True))
-
-
-@scenario("T32", "the role's defaults are hostile", seconds=15)
-def hostile_role(stand: Stand) -> Told:
-    for setting in (
-        "default_transaction_isolation = serializable",
-        "synchronous_commit = off",
-        "statement_timeout = '100ms'",
-        "lock_timeout = '1ms'",
-        "idle_session_timeout = '2s'",
-        "idle_in_transaction_session_timeout = '1ms'",
-        "search_path = nowhere",
-        "\"DateStyle\" = 'German, DMY'",
-        "\"TimeZone\" = 'Pacific/Chatham'",
-        "\"IntervalStyle\" = 'sql_standard'",
-        "standard_conforming_strings = off",
-        "row_security = off",
-        "bytea_output = escape",
-        "extra_float_digits = 0",
-        "client_encoding = 'LATIN1'",
-    ):
-        stand.ask(f'alter role "{stand.database}" set {setting}')
-    stand.worker()
-    # Producers and transactional tasks run on the application's connections, whose settings stay.
-    friendly = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c lock_timeout=0"
-    friendly += " -c idle_session_timeout=0 -c default_transaction_isolation=read\\ committed"
-    dsn = make_conninfo(stand.dsn, options=friendly)
-    tasks = {"effect": 10, "async_effect": 3, "in_lane": 1, "stumbling": 2}
-    with stand.load(100, dsn=dsn, tasks=tasks):
-        time.sleep(6.0)
-    return Told(stand.canary(), BACK, "until an urgent job is done")
 
 
 @scenario("T34", "a snapshot and an idle writer pin the horizon", own=server.running, seconds=45)
@@ -235,40 +178,6 @@ def pinned(stand: Stand) -> Told:
         writer.execute("rollback")
     says = f"T35: until a late committer's job is done; others wait {first:.0f} → {last:.0f} ms"
     return Told(recovery, 5.0, says)
-
-
-@scenario("connections", "the role may not connect any more (53300) for 12 s", seconds=30)
-def no_connections(stand: Stand) -> Told:
-    worker = stand.worker()
-    with stand.load(100):
-        stand.canary()
-        stand.ask(f'alter role "{stand.database}" connection limit 0')
-        stand.address.throw_out(stand.database)
-        eventually(lambda: "too many connections" in worker.log, 30)
-        time.sleep(12.0)
-        stand.ask(f'alter role "{stand.database}" connection limit -1')
-        recovery = stand.canary()
-    assert worker.process.poll() is None
-    _nobody_was_given_up(stand)
-    return Told(recovery, BACK, "until an urgent job is done")
-
-
-@scenario("half-open", "the network falls silent for 15 s, then breaks", seconds=40)
-def half_open(stand: Stand) -> Told:
-    proxy = stand.beside.enter_context(Proxy.before(stand.dsn))
-    worker = stand.worker(dsn=proxy.dsn(stand.dsn))
-    former = stand.identity(worker)
-    with stand.load(50):
-        stand.canary()
-        proxy.freeze()
-        eventually(lambda: "no heartbeat" in worker.log, 30)
-        time.sleep(10.0)
-        proxy.cut()
-        proxy.thaw()
-        recovery = stand.canary()
-    assert stand.identity(worker) == former
-    _nobody_was_given_up(stand)
-    return Told(recovery, BACK, "until an urgent job is done")
 
 
 @contextmanager
@@ -311,7 +220,7 @@ def disk_full(stand: Stand) -> Told:
         time.sleep(1.0)
     assert worker.process.poll() is None
     assert stand.identity(worker) == former
-    _nobody_was_given_up(stand)
+    stand.nobody_was_given_up()
     return Told(recovery, BACK, "until an urgent job is done, once there is room", CRASHED)
 
 
@@ -370,13 +279,8 @@ def clocks(stand: Stand) -> Told:
             time.sleep(6.0)
         _set_clock(clock, 0)
     assert [stand.identity(worker) for worker in workers] == identities
-    _nobody_was_given_up(stand)
+    stand.nobody_was_given_up()
     return Told(worst, BACK, "until an urgent job is done, at worst")
-
-
-def _nobody_was_given_up(stand: Stand) -> None:
-    lost = stand.number("select count(*) from pgtask.attempts where outcome = 'lost'")
-    assert lost == 0, f"{lost} attempts were taken for lost"
 
 
 def _waits(stand: Stand, seconds: float) -> float:

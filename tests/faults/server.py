@@ -191,7 +191,7 @@ class Server:
         with _directory(None) as directory:
             options = ["-R", "--checkpoint=fast", "--no-sync"]
             _run("pg_basebackup", "-d", self.address.dsn(), "-D", directory / "data", *options)
-            replica = Server(directory, Address(_free_port(), self.address.secret), {})
+            replica = Server(directory, Address(free_port(), self.address.secret), {})
             try:
                 replica.start()
                 yield replica
@@ -216,7 +216,7 @@ def running(
     with _directory(inside) as directory:
         secret = secrets.token_hex(16)
         _initialise(directory, secret)
-        server = Server(directory, Address(_free_port(), secret), environ or {})
+        server = Server(directory, Address(free_port(), secret), environ or {})
         try:
             server.start()
             yield server
@@ -265,7 +265,7 @@ def _binaries() -> tuple[Path, dict[str, Any]]:
     return bindir, {"user": account.uid, "group": account.gid, "extra_groups": []}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

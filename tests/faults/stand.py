@@ -176,6 +176,11 @@ class Stand:
     def finished(self) -> int:
         return self.number("select count(*) from pgtask.done")
 
+    def nobody_was_given_up(self) -> None:
+        """No observer took a living worker for dead."""
+        lost = self.number("select count(*) from pgtask.attempts where outcome = 'lost'")
+        assert lost == 0, f"{lost} attempts were taken for lost"
+
     @contextmanager
     def outage(self) -> Iterator[None]:
         """Nobody can connect to this database, and those who are connected are thrown out."""

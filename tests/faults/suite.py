@@ -6,11 +6,11 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
-from tests.faults import data, keys, outages, points, processes, server
+from tests.faults import data, keys, network, outages, points, processes, server
 from tests.faults.scenario import SCENARIOS, Row, Scenario, play
 from tests.faults.server import Address
 
-MODULES = (processes, points, outages, keys, data)
+MODULES = (processes, points, outages, network, keys, data)
 
 # Most of them wait for a lease most of the time.
 SIDE_BY_SIDE = 5
