@@ -156,7 +156,7 @@ def _bouncer(stand: Stand) -> Iterator[tuple[str, Callable[[], None]]]:
 
     def start() -> None:
         end()
-        command = [program, directory / "pgbouncer.ini"]
+        command = [program, str(directory / "pgbouncer.ini")]
         output = subprocess.DEVNULL
         running.append(subprocess.Popen(command, cwd="/", stdout=output, stderr=output, **who))
 
