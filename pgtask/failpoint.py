@@ -1,4 +1,4 @@
-"""Failpoints: named places where the fault suite kills, stops or disconnects a process of pgtask."""
+"""Failpoints: named places where the fault suite kills, stops or cuts off a process of pgtask."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pgtask.errors import ConfigError
 
 # What a worker's supervisor calls by name in the database; `before-` and `after-` go in front.
-_FUNCTIONS = "claim finish heartbeat held promote rescue register deregister".split()
+_FUNCTIONS = ("claim", "finish", "heartbeat", "held", "promote", "rescue", "register", "deregister")
 POINTS = frozenset(
     [f"{side}-{function}" for function in _FUNCTIONS for side in ("before", "after")]
     # Outcomes are known in a child, and its supervisor has not heard of them.
