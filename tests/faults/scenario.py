@@ -67,6 +67,8 @@ class Row:
         return not (self.problems or self.lost or self.beyond)
 
 
+_USUAL = "the first attempt fails"  # what the load's `stumbling` says each time
+
 SCENARIOS: dict[str, Scenario] = {}
 _Play = Callable[[Stand], Told]
 
@@ -141,5 +143,5 @@ def _tails(stand: Stand) -> list[str]:
     return [
         f"  {worker.log_path.name}: {line}"
         for worker in stand.workers
-        for line in worker.log.splitlines()[-25:]
+        for line in [each for each in worker.log.splitlines() if _USUAL not in each][-25:]
     ]

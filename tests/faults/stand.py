@@ -79,7 +79,7 @@ class Stand:
 
     def is_registered(self, worker: Worker) -> bool:
         assert worker.process.poll() is None, f"the worker ended:\n{worker.log}"
-        return bool(self.ask("select from pgtask.worker where pid = %s and alive", worker.pid))
+        return bool(self.ask("select 1 from pgtask.worker where pid = %s and alive", worker.pid))
 
     def identity(self, worker: Worker) -> str:
         """The id under which the worker is alive."""
@@ -204,6 +204,7 @@ class Stand:
         unfinished = "select count(*) from pgtask.jobs where finished_at is null"
         with contextlib.suppress(AssertionError):  # the count says what is left
             eventually(lambda: self.number(unfinished) == 0, QUIET)
+        app.app.close()
         leaks = [*self._leaks(), *self._end_workers()]
         with self.address.connect(self.database) as connection:
             found = conservation.count(connection, self.log, self.acknowledged, allowed)
