@@ -43,17 +43,17 @@ def finish_unanswered(stand: Stand) -> Told:
 
 @scenario("K1", "a worker dies between a claim's COMMIT and its answer", seconds=60)
 def dies_after_claim(stand: Stand) -> Told:
-    return _dies_at(stand, "after-claim:30", Allowed(counted=True))
+    return _dies_at(stand, "after-claim:1", Allowed(counted=True))
 
 
 @scenario("K2", "a worker dies with outcomes in hand", seconds=60)
 def dies_before_finish(stand: Stand) -> Told:
-    return _dies_at(stand, "before-finish:30", Allowed(doubles=True, counted=True))
+    return _dies_at(stand, "before-finish:3", Allowed(doubles=True, counted=True))
 
 
 @scenario("K3", "a worker dies between a finish's COMMIT and its answer", seconds=60)
 def dies_after_finish(stand: Stand) -> Told:
-    return _dies_at(stand, "after-finish:30", Allowed(doubles=True, counted=True))
+    return _dies_at(stand, "after-finish:3", Allowed(doubles=True, counted=True))
 
 
 @scenario("K4", "children die between a task's effect and its outcome", quick=True)
@@ -82,15 +82,18 @@ def dies_after_rescue(stand: Stand) -> Told:
 
 
 def _dies_at(stand: Stand, point: str, allowed: Allowed) -> Told:
+    stand.enqueue_many("nap", 300)
+    doomed = stand.worker(wait=False, PGTASK_FAILPOINT=point)
+    eventually(lambda: doomed.process.poll() is not None, 60)
+    died = time.monotonic()
+    dead = "select count(*) from pgtask.running r join pgtask.worker w on w.id = r.worker"
+    held = stand.number(f"{dead} where w.pid = %s", doomed.pid)
+    assert held > 0, "it held nothing"
     stand.worker()
-    doomed = stand.worker(PGTASK_FAILPOINT=point)
     with stand.load(60):
-        eventually(lambda: doomed.process.poll() is not None, 60)
-        died = time.monotonic()
-        dead = "select count(*) from pgtask.running r join pgtask.worker w on w.id = r.worker"
         eventually(lambda: stand.number(f"{dead} where w.pid = %s", doomed.pid) == 0, 90)
         recovery = time.monotonic() - died
-    return Told(recovery, LEASE_BOUND, "until its jobs can be claimed", allowed)
+    return Told(recovery, LEASE_BOUND, f"until its {held} jobs can be claimed", allowed)
 
 
 _HELD = "select count(*) from pgtask.running"
