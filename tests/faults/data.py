@@ -38,7 +38,7 @@ def hostile_values(stand: Stand) -> Told:
                 taken += stand.enqueue(_echo(value))
             except (PgTaskError, TypeError, ValueError):
                 refused += 1
-        results = stand.enqueue(*[lambda c, n=n: app.large.using(c).delay(n) for n in (1, 10, 200)])
+        results = stand.enqueue(*[lambda c, n=n: app.large.using(c).delay(n) for n in (1, 10, 40)])
         eventually(lambda: stand.is_over(*taken, *results), 90)
     bad = stand.ask("select id, error from pgtask.done where id = any(%s) and state <> 's'", taken)
     assert not bad, bad

@@ -112,7 +112,7 @@ def migrated_under_load(stand: Stand) -> Told:
         # And once in vain.
         with psycopg.connect(stand.dsn) as connection:
             connection.execute("lock table pgtask.repeatable in share row exclusive mode")
-            connection.execute("drop function pgtask.promote(integer)")
+            connection.execute("drop function pgtask.promote")
             time.sleep(0.5)
             connection.rollback()
         recovery = stand.canary()

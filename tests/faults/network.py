@@ -105,9 +105,9 @@ def hostile_role(stand: Stand) -> Told:
     # Producers and transactional tasks run on the application's connections, whose settings stay.
     friendly = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c lock_timeout=0"
     friendly += " -c idle_session_timeout=0 -c default_transaction_isolation=read\\ committed"
-    dsn = make_conninfo(stand.dsn, options=friendly)
+    stand.dsn = make_conninfo(stand.dsn, options=friendly)
     tasks = {"effect": 10, "async_effect": 3, "in_lane": 1, "stumbling": 2}
-    with stand.load(100, dsn=dsn, tasks=tasks):
+    with stand.load(100, tasks=tasks):
         time.sleep(6.0)
     return Told(stand.canary(), BACK, "until an urgent job is done")
 
