@@ -58,12 +58,12 @@ class Link:
                 async with asyncio.timeout(deadline):
                     connection = await self._connected()
                 with _hanging_up_after(connection, deadline):
-                    if failpoint.ARMED:
-                        failpoint.pass_statement("before", statement.text)
+                    if failpoint.ARMED and failpoint.cuts("before", statement.text):
+                        raise psycopg.OperationalError("cut by a failpoint")
                     cursor = await connection.execute(statement.text, statement.params)
                     rows = await cursor.fetchall() if cursor.description else []
-                    if failpoint.ARMED:
-                        failpoint.pass_statement("after", statement.text)
+                    if failpoint.ARMED and failpoint.cuts("after", statement.text):
+                        raise psycopg.OperationalError("cut by a failpoint")
             except TimeoutError as error:
                 await self._close()
                 raise Unavailable(f"no answer from the database within {deadline:g} s") from error

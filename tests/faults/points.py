@@ -18,7 +18,7 @@ def claim_unanswered(stand: Stand) -> Told:
     points = ",".join(f"after-claim:{n}:cut" for n in (5, 20, 21, 60, 120))
     worker = stand.worker(PGTASK_FAILPOINT=points)
     with stand.load(100, batch=5):
-        eventually(lambda: worker.log.count("no answer") >= 5, 60)
+        eventually(lambda: worker.log.count("claiming failed") >= 5, 60)
         time.sleep(1.0)
     began = time.monotonic()
     eventually(lambda: stand.number(_HELD) == 0, 60)

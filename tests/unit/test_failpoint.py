@@ -61,15 +61,10 @@ def test_the_nth_passage_kills() -> None:
 
 
 def test_a_cut_is_an_answer_that_does_not_come_once() -> None:
-    call = "failpoint.pass_statement('after', 'select * from pgtask.claim(1)')"
-    source = f"""
+    source = """
 for n in range(3):
-    try:
-        failpoint.pass_statement('before', 'select pgtask.claim(1)')
-        {call}
-        print('answered')
-    except TimeoutError:
-        print('cut')
+    assert not failpoint.cuts('before', 'select pgtask.claim(1)')
+    print('cut' if failpoint.cuts('after', 'select * from pgtask.claim(1)') else 'answered')
 """
 
     assert run(source, "after-claim:2:cut").stdout.split() == ["answered", "cut", "answered"]
