@@ -26,6 +26,7 @@ from tests.workers import Worker, lives
 Connection = psycopg.Connection[Any]
 
 APP = "tests.faults.app:app"
+LONG = 20  # lines of one job's history that are shown
 SPARE = 12  # files that a worker may have open more than at its start
 QUIET = 120.0  # s that everything may take to come to an end after the faults
 
@@ -209,9 +210,10 @@ class Stand:
         with self.address.connect(self.database) as connection:
             found = conservation.count(connection, self.log, self.acknowledged, allowed)
             for job in list(found.offenders)[: conservation.SHOWN]:
-                found.problems += [
-                    f"  {job}: {line}" for line in conservation.history(connection, self.log, job)
-                ]
+                lines = list(conservation.history(connection, self.log, job))
+                if len(lines) > LONG:
+                    lines[LONG // 2 : -LONG // 2] = ["..."]
+                found.problems += [f"  {job}: {line}" for line in lines]
         found.problems += leaks
         found.problems += [f"I9: an application's transaction failed: {e}" for e in self.errors[:5]]
         found.problems += [
