@@ -82,7 +82,9 @@ class Count:
 def read_log(path: Path) -> list[Entry]:
     """The effect log, in the order of its writes."""
     entries = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    # The last line may be being written just now.
+    whole, _, _ = path.read_text().rpartition("\n") if path.exists() else ("", "", "")
+    for line in whole.splitlines():
         job, epoch, pid, event, at, more = line.split(" ", 5)
         entries.append(Entry(int(job), int(epoch), int(pid), event, float(at), more))
     return entries

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 import tempfile
@@ -93,6 +94,8 @@ def play(name: str, address: Address, slack: float = 1.0) -> Row:
     """
     each = SCENARIOS[name]
     row = Row(each.name, each.fault)
+    # The producers' connections break, and psycopg says so.
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     began = time.monotonic()
     directory = Path(tempfile.mkdtemp(prefix=f"pgtask-{each.name}-"))
     try:
