@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import psycopg
 
+from pgtask import failpoint
 from pgtask.broker import migrate
 from pgtask.broker.bounded import AsyncBoundedConnection
 from pgtask.broker.faults import is_dead, is_passing, translate
@@ -65,10 +66,14 @@ class Link:
         async with self._using(deadline) as connection:
             if only_on is not None and only_on != self.opened:
                 raise Unavailable("the connection is a new one")
+            if failpoint.ARMED and failpoint.cuts("before", statement.text):
+                raise psycopg.OperationalError("cut by a failpoint")
             cursor = await connection.execute(self._session.text(statement.text), statement.params)
             if self._session.pooled:
                 await cursor.set_result(-1)
             rows = await cursor.fetchall() if cursor.description else []
+            if failpoint.ARMED and failpoint.cuts("after", statement.text):
+                raise psycopg.OperationalError("cut by a failpoint")
         return statement.parse(rows)
 
     async def check_schema(self, *, deadline: float = 10.0) -> None:

@@ -14,6 +14,7 @@ import types
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any
 
+from pgtask import failpoint
 from pgtask.outcome import Cancelled, Succeeded
 from pgtask.worker import wire
 from pgtask.worker.slot import Slot
@@ -106,6 +107,8 @@ class _Outbox:
         if self._runs or self._reports:
             data = wire.pack(wire.OUTCOMES, self._runs, self._reports)
             self._runs, self._reports, self._next = [], [], 0
+            if failpoint.ARMED:
+                failpoint.pass_point("report")
             self._connection.sendall(data)
         self._busy = False
 
@@ -219,6 +222,8 @@ class _AsyncChild:
             self._wake.clear()
             reports = list(self._reports)
             self._reports.clear()
+            if failpoint.ARMED:
+                failpoint.pass_point("report")
             await loop.sock_sendall(self._connection, wire.pack(wire.OUTCOMES, [], reports))
 
 

@@ -16,7 +16,7 @@ begin
                              args, kwargs, key, serial, policy, headers, tags, expires_at, state, reason, purge_at)
     select g.id, g.created_at, g.epoch, g.priority, g.attempt, g.max_attempts, g.crashes, g.max_crashes, g.keep, g.task, g.queue,
            g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.expires_at, 'c', 'expired',
-           clock_timestamp() + (g.policy ->> 'result_ttl')::double precision * interval '1 second'
+           clock_timestamp() + pgtask._seconds(g.policy ->> 'result_ttl') * interval '1 second'
     from gone g where g.keep <> 'n'
   )
   select array_agg(g.id), array_agg(g.task) into v_ended, v_tasks from gone g;

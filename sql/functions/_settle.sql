@@ -49,7 +49,7 @@ begin
     select j.id, j.created_at, j.epoch, j.priority, j.attempt, j.max_attempts,
            nullif(coalesce(j.crashes, 0) + (j.verdict in ('crashed', 'lost'))::int, 0), j.max_crashes, j.keep, j.task, j.queue,
            j.args, j.kwargs, j.key, j.serial, j.policy, j.headers, j.tags, j.expires_at, j.worker, j.claimed_at,
-           clock_timestamp() + (j.policy ->> 'result_ttl')::double precision * interval '1 second',
+           clock_timestamp() + pgtask._seconds(j.policy ->> 'result_ttl') * interval '1 second',
            left(j.fate, 1)::"char", j.why,
            case when j.fate = 'succeeded' and coalesce(length(j.result), 0) <= 2000 then j.result::json end,
            case when j.fate = 'failed' then left(coalesce(j.type || ': ' || j.message, j.message, j.why), 1000) end

@@ -58,7 +58,7 @@ begin
       insert into pgtask.done (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task, queue,
                                args, kwargs, key, serial, policy, headers, tags, expires_at, state, reason, purge_at)
       select g.*, 'c', 'cancelled',
-             clock_timestamp() + (g.policy ->> 'result_ttl')::double precision * interval '1 second'
+             clock_timestamp() + pgtask._seconds(g.policy ->> 'result_ttl') * interval '1 second'
       from gone g where g.keep <> 'n'
     )
     select array_agg(g.id), array_agg(g.task) into v_gone, v_tasks from gone g;

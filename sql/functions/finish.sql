@@ -46,7 +46,7 @@ begin
       select g.id, g.created_at, g.epoch, g.priority, g.attempt, g.max_attempts, g.crashes, g.max_crashes, g.keep, g.task, g.queue,
              g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.expires_at, g.worker, g.claimed_at,
              case when g.policy is not null
-                  then clock_timestamp() + (g.policy ->> 'result_ttl')::double precision * interval '1 second' end,
+                  then clock_timestamp() + pgtask._seconds(g.policy ->> 'result_ttl') * interval '1 second' end,
              's', case when not g.large then g.result::json end
       from gone g where g.keep = 'a'
     ),
