@@ -91,6 +91,7 @@ class Completer:
                 continue
             if outcome.in_doubt:
                 self._doubted[outcome.id, outcome.epoch] = task
+                # Told and counted when the database has said what it was.
                 self._recount(task, outcome.verdict, -1)
             else:
                 _tell(outcome, task)
@@ -286,6 +287,7 @@ class Completer:
             )
 
     def _recount(self, task: str, verdict: str, n: int) -> None:
+        self.ended[verdict] += n
         key = task, _TALLY.get(verdict, verdict)
         self.tally[key] += n
         if not self.tally[key]:

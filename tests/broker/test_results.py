@@ -80,10 +80,10 @@ def watched(connection: psycopg.Connection[object]) -> bool:
 
 
 def has_looked(connection: psycopg.Connection[object]) -> bool:
-    """Whether somebody has watched, then looked, and now waits to be told."""
+    """Whether somebody watches, and now waits to be told."""
     row = connection.execute(
         "select exists (select from pg_stat_activity where datname = current_database()"
-        " and application_name = 'pgtask:client' and state = 'idle' and query like '%_results(%')"
+        " and application_name = 'pgtask:client' and state = 'idle' and query like '%_watch(%')"
     ).fetchone()
     return row == (True,)
 

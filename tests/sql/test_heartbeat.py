@@ -27,10 +27,11 @@ def test_a_worker_registers_beats_and_leaves(engine: Engine) -> None:
     assert engine.all("select * from pgtask.beats()") == []
 
 
-def test_an_id_registers_once(engine: Engine) -> None:
+def test_who_registers_again_because_no_answer_came_changes_nothing(engine: Engine) -> None:
     worker = engine.worker()
-    with pytest.raises(psycopg.errors.UniqueViolation):
-        engine.all("select pgtask.register(%s, 'h', 1, '0', '{}', '{}', 1)", worker)
+    before = engine.all("select * from pgtask.worker")
+    engine.all("select pgtask.register(%s, 'h', 1, '0', '{}', '{}', 1)", worker)
+    assert engine.all("select * from pgtask.worker") == before
 
 
 def test_a_worker_without_an_id_or_a_host_is_refused(engine: Engine) -> None:

@@ -373,7 +373,7 @@ def test_a_hard_limit_of_a_coroutine_rolls_back_and_leaves_its_neighbours_alone(
     # then it is rolled back and retried, in the same process
     assert late.get(timeout=30) == 2
     assert booked() == [2]
-    assert outcomes(connection, late.id) == ["retried"]
+    assert outcomes(connection, late.id) == ["timed out"]
     held.with_name("held.go").touch()
     assert f"begin {neighbour.get(timeout=30)}" == lines(slept)[0] == lines(slept)[1]
 
