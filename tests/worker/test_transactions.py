@@ -19,6 +19,7 @@ from pgtask.worker.runner import Runner
 from pgtask.worker.wire import Job
 from tests import ledger
 from tests.commits import LosingCommits, Moment
+from tests.pooler import PgBouncer, needs_pgbouncer
 from tests.standing import Connection, end_of, standing
 from tests.workers import Start
 
@@ -405,6 +406,31 @@ def test_defaults_of_the_database_do_not_break_the_promise(
     finally:
         connection.execute(f"alter database {row[0]} reset all".encode())
     assert booked(connection) == [7]
+
+
+@needs_pgbouncer
+@pytest.mark.parametrize("ignore", ["", "options"], ids=["refuses options", "drops options"])
+@pytest.mark.parametrize("kind", KINDS[:4])
+def test_past_a_transaction_pooler_nothing_is_different(
+    kind: str,
+    ignore: str,
+    hand: Hand,
+    connection: Connection,
+    dsn: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fail_commits(connection, 1, "40001")
+    with PgBouncer(dsn, size=2, ignore=ignore) as pooler:
+        monkeypatch.setenv("PGTASK_DSN", pooler.dsn(dsn))
+        remote = Hand(connection, pooler.dsn(dsn))
+        for number in range(1, 8):  # more than psycopg needs to prepare a statement
+            task = ledger.app.tasks[f"tests.ledger.{kind}"]
+            task.options(priority=9).using(connection).delay([number])
+            assert remote.run() == Committed()
+        remote.close()
+
+    assert booked(connection) == [1, 2, 3, 4, 5, 6, 7]
+    assert runs(connection) == 8
 
 
 def test_the_idempotency_key_names_the_installation_and_the_job(hand: Hand) -> None:
