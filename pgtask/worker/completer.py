@@ -110,7 +110,7 @@ class Completer:
     @property
     def is_behind(self) -> bool:
         """Whether outcomes can't be recorded, or not fast enough: more of them would pile up."""
-        return self._failures > 0 or len(self._waiting) > BEHIND
+        return (self._failures > 0 and self.backlog > 0) or len(self._waiting) > BEHIND
 
     @asynccontextmanager
     async def still(self) -> AsyncIterator[None]:
