@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import ReadOnlySqlTransaction
 from psycopg.pq import TransactionStatus
 
 from pgtask.broker import attempts
@@ -132,6 +133,8 @@ class TaskConnection:
                 stage = Stage.COMMIT
         except (psycopg.Error, Unavailable) as error:
             lost = self._connection is None or self._connection.closed
+            if self._connection is not None and isinstance(error, ReadOnlySqlTransaction):
+                self._connection.close()  # a demoted primary: the next task must find the other
             if (ours := meaning(error, stage, lost=lost)) is not None:
                 raise ours from error
             raise
@@ -193,6 +196,8 @@ class AsyncTaskConnections:
                     stage = Stage.COMMIT
             except (psycopg.Error, Unavailable, asyncio.CancelledError) as error:
                 lost = connection is None or connection.closed
+                if connection is not None and isinstance(error, ReadOnlySqlTransaction):
+                    await connection.close()
                 if (ours := meaning(error, stage, lost=lost)) is not None:
                     raise ours from error
                 raise
