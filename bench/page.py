@@ -28,11 +28,13 @@ one after the other, and the next round does it again. A figure is the median of
 brackets the least and the most. Of a drain the first and the last tenth are dropped. CPU is that of
 all processes, the server's included.
 
-    ./dev bench --write                the tables and plots of the comparison
-    ./dev bench --growth --write       the curves
-    ./dev bench --cpu --write          tasks that compute
-    ./dev bench --soak 10 --write      a horizon held back
-    ./dev bench --quick                the ratios, in less than three minutes
+```text
+./dev bench --write                the tables and plots of the comparison
+./dev bench --growth --write       the curves
+./dev bench --cpu --write          tasks that compute
+./dev bench --soak 10 --write      a horizon held back
+./dev bench --quick                the ratios, in less than three minutes
+```
 """
 
 

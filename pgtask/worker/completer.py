@@ -289,7 +289,6 @@ class Completer:
     def _recount(self, task: str, verdict: str, n: int) -> None:
         self.ended[verdict] += n
         key = task, _TALLY.get(verdict, verdict)
-        self.ended[verdict] += n
         self.tally[key] += n
         if not self.tally[key]:
             del self.tally[key]
