@@ -24,6 +24,7 @@ from pgtask.errors import PgTaskError, Unavailable
 T = TypeVar("T")
 
 HURRY = 1.0  # s
+StatementFailed = psycopg.Error  # raised by Link.run where it is neither an outage nor a refusal
 
 
 class Link:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from pgtask.broker import attempts, queues
 from pgtask.broker.attempts import Claimed, Ended
-from pgtask.broker.link import Link, WakeUps, pause_after
+from pgtask.broker.link import Link, StatementFailed, WakeUps, pause_after
 from pgtask.errors import Unavailable
 from pgtask.worker.children import Children
 from pgtask.worker.completer import Completer
@@ -97,14 +97,16 @@ class Claimer:
                     return
                 self.turned = clock()
                 failures = 0
-            except Unavailable as error:
+            except (Unavailable, StatementFailed) as error:
                 self._in_doubt = True
                 self._was_up = False
                 for windows in self._windows.values():
                     windows.forget()
                 pause = pause_after(failures)
                 failures += 1
-                log.warning("claiming failed, again in %.1f s: %s", pause, error)
+                # What is no outage is for somebody to see to; until then the worker is not ready.
+                level = logging.WARNING if isinstance(error, Unavailable) else logging.ERROR
+                log.log(level, "claiming failed, again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
 
     def start_over(self) -> None:
@@ -112,7 +114,7 @@ class Claimer:
         for windows in self._windows.values():
             windows.forget()
         self._was_up = self._resting = False
-        self._woken.set()
+        self._wake()
 
     async def _turn(self, *, drain: bool) -> bool:
         """Claim for what there is room for, and wait for a reason to do so again.

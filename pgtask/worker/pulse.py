@@ -13,7 +13,7 @@ from uuid import UUID
 
 from pgtask.broker import attempts
 from pgtask.broker.attempts import WorkerRow
-from pgtask.broker.link import Link, pause_after
+from pgtask.broker.link import Link, StatementFailed, pause_after
 from pgtask.errors import Unavailable, WorkerNotAlive
 from pgtask.worker.children import Children
 from pgtask.worker.claimer import Claimer
@@ -182,6 +182,10 @@ class Pulse:
                 log.debug("maintenance waits for the database: %s", error)
                 pause = pause_after(failures)
                 failures += 1
+            except StatementFailed as error:
+                # One row that nobody foresaw must not end all workers, one after the other.
+                log.error("maintenance failed, again in %g s: %s", SWEEP, error)
+                pause = SWEEP
             await asyncio.sleep(pause)
 
     async def _promote(self, completer: Completer) -> float:

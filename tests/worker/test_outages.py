@@ -55,6 +55,43 @@ def test_a_worker_that_waits_for_its_database_can_be_told_to_end(
     assert worker.wait(30) == 0
 
 
+@pytest.mark.parametrize(
+    ("function", "said"), [("promote", "maintenance failed"), ("claim", "claiming failed")]
+)
+def test_a_statement_that_nobody_foresaw_is_said_again_and_again_and_ends_no_worker(
+    start_worker: Start, connection: Connection, function: str, said: str
+) -> None:
+    # given a function of the schema that stumbles over something
+    row = connection.execute(
+        "select pg_get_functiondef(oid) from pg_proc"
+        " where pronamespace = 'pgtask'::regnamespace and proname = %s",
+        [function],
+    ).fetchone()
+    assert row is not None
+    definition = str(row[0])
+    stumble = f"{definition[: definition.index('AS $function$')]} as $f$ begin perform 1/0; end $f$"
+    worker = start_worker("-c", "1")
+    try:
+        connection.execute(stumble.encode())
+        eventually(lambda: f"ERROR {said}" in levels_and_texts(worker.log), timeout=30)
+    finally:
+        connection.execute(definition.encode())
+
+    # then it works on as soon as somebody has seen to it
+    assert shop.add.options(countdown=0.01).delay(1, 2).get(timeout=30) == 3
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+
+
+def levels_and_texts(log: str) -> str:
+    """Of each line its level, and what stands behind the logger's name."""
+    return "\n".join(
+        f"{line.split()[2]} {line.partition('pgtask.worker: ')[2]}"
+        for line in log.splitlines()
+        if "pgtask.worker: " in line
+    )
+
+
 @pytest.mark.parametrize("wrong", [{"password": "wrong"}, {"dbname": "nowhere"}])
 def test_a_wrong_password_or_database_name_is_not_waited_for(
     start_worker: Start, dsn: str, wrong: dict[str, str]
