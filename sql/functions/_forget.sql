@@ -1,7 +1,7 @@
 -- What stands beside jobs that have just ended: their key, cancel request, waiting callers, and,
 -- when no row of done was kept, their payload and errors.
 create or replace function pgtask._forget(p_ids bigint[]) returns void
-language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp set enable_seqscan = off
+language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp set enable_seqscan = off set jit = off
 -- Its callers switch plans off that are right here.
 set enable_nestloop = on set enable_mergejoin = on set enable_bitmapscan = on
 as $$

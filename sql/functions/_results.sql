@@ -2,7 +2,7 @@
 create or replace function pgtask._results(p_ids bigint[])
 returns table (id bigint, state text, reason text, attempt integer, result text,
                error_type text, error_message text, error_traceback text)
-language sql stable security definer set search_path = pg_catalog, pgtask, pg_temp set enable_seqscan = off
+language sql stable security definer set search_path = pg_catalog, pgtask, pg_temp set enable_seqscan = off set jit = off
 as $$
   select s.id, s.state, s.reason, s.attempt::integer,
          case when s.state = 'succeeded'

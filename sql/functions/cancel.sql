@@ -1,7 +1,7 @@
 -- Cancel jobs: what has not begun ends now, what runs is asked to stop. One row per id.
 create or replace function pgtask.cancel(p_ids bigint[], p_terminate boolean default false)
 returns table (id bigint, outcome text)
-language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp set enable_seqscan = off
+language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp set enable_seqscan = off set jit = off
 as $$
 #variable_conflict use_column
 declare

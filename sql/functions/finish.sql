@@ -12,6 +12,7 @@ create or replace function pgtask.finish(
 ) returns table (id bigint, answer text)
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_nestloop = off set enable_mergejoin = off
+set enable_indexscan = on set jit = off
 set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column

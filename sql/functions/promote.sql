@@ -5,7 +5,7 @@ create or replace function pgtask.promote(
   out promoted integer, out next_in double precision)
 language plpgsql security definer
 set search_path = pg_catalog, pgtask, pg_temp
-set enable_seqscan = off
+set enable_seqscan = off set enable_indexscan = on set jit = off
 as $$
 declare
   v_at     timestamptz := coalesce(p_at, clock_timestamp());

@@ -1,6 +1,6 @@
 -- Run finished jobs again, by a person's wish: attempts start anew, the epoch goes on.
 create or replace function pgtask.retry(p_ids bigint[]) returns table (id bigint, outcome text)
-language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp set enable_seqscan = off
+language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp set enable_seqscan = off set jit = off
 as $$
 #variable_conflict use_column
 declare
