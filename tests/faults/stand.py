@@ -208,6 +208,9 @@ class Stand:
         app.app.close()
         leaks = [*self._leaks(), *self._end_workers()]
         with self.address.connect(self.database) as connection:
+            # The next sweep of any worker, had one gone on: it finds a request to cancel that was
+            # written while its job ended.
+            connection.execute("select pgtask.rescue()")
             found = conservation.count(connection, self.log, self.acknowledged, allowed)
             for job in list(found.offenders)[: conservation.SHOWN]:
                 lines = list(conservation.history(connection, self.log, job))
