@@ -130,7 +130,8 @@ class Claimer:
         if self._completer.is_behind:
             self._was_up = False
             await self._let_others_be_notified()
-            await asyncio.sleep(DRAIN_POLL)
+            # A backlog of outcomes is worked off within some ms: no child should idle for it.
+            await asyncio.sleep(DRAIN_POLL if self._completer.is_failing else SOON)
             return False
         if not rooms:
             if drain and not self._children.kinds:

@@ -110,7 +110,12 @@ class Completer:
     @property
     def is_behind(self) -> bool:
         """Whether outcomes can't be recorded, or not fast enough: more of them would pile up."""
-        return (self._failures > 0 and self.backlog > 0) or len(self._waiting) > BEHIND
+        return self.is_failing or len(self._waiting) > BEHIND
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the database did not take what was sent last."""
+        return self._failures > 0 and self.backlog > 0
 
     @asynccontextmanager
     async def still(self) -> AsyncIterator[None]:
