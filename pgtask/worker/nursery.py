@@ -151,7 +151,10 @@ class Nursery:
         loop = asyncio.get_running_loop()
         announcements: list[object] = []
         while not announcements:
-            data = await loop.sock_recv(control, 1_048_576)
+            try:
+                data = await loop.sock_recv(control, 1_048_576)
+            except ConnectionResetError:
+                data = b""  # it ended without having read all it was told
             if not data:
                 raise AppNotFound(
                     f"importing {self._spec!r} ended the process; run it alone to see why"
