@@ -40,6 +40,11 @@ def count(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.glob("*.records")) // _RECORD.size
 
 
+def owners(directory: Path) -> list[int]:
+    """The processes that ran bodies."""
+    return [int(path.stem) for path in directory.glob("*.records")]
+
+
 def read(directory: Path) -> list[tuple[int, int]]:
     """Every (sent, begun), in the order in which the bodies began."""
     return sorted(_records(directory), key=lambda pair: pair[1])

@@ -46,6 +46,13 @@ class _Mark(NamedTuple):
     at: float
     cpu: float
     server: float
+    bodies: float
+
+
+def _mark(subject: Subject, worker: Worker, begun: int) -> _Mark:
+    server = subject.server_cpu()
+    bodies = subject.bodies_cpu()
+    return _Mark(begun, time.monotonic(), worker.cpu() + server, server, bodies)
 
 
 def drain(stand: Stand, product: Product, scale: Scale, *, keep: bool = False) -> Measured:
@@ -90,6 +97,7 @@ def drained(
         seconds = marks[1].at - marks[0].at
         figures["cores"] = (marks[1].cpu - marks[0].cpu) / seconds
         figures["server_cores"] = (marks[1].server - marks[0].server) / seconds
+        figures["body_cores"] = (marks[1].bodies - marks[0].bodies) / seconds
     if subject.redis is None:
         figures["wal_execute"] = executed / len(begun)
         figures["commits_per_1000"] = commits / len(begun) * 1000
@@ -222,13 +230,11 @@ def _watch(subject: Subject, worker: Worker, jobs: int, limit: float) -> list[_M
     while (count := subject.count()) < jobs and time.monotonic() < deadline:
         worker.check()
         if count >= jobs * (0.1, 0.9, 2.0)[len(marks)]:
-            server = subject.server_cpu()
-            marks.append(_Mark(count, time.monotonic(), worker.cpu() + server, server))
+            marks.append(_mark(subject, worker, count))
         time.sleep(0.02)
     if len(marks) == 1 and count > marks[0].begun:
         # It was too fast, or too slow, to be seen at 90 %.
-        server = subject.server_cpu()
-        marks.append(_Mark(count, time.monotonic(), worker.cpu() + server, server))
+        marks.append(_mark(subject, worker, count))
     return marks
 
 

@@ -21,7 +21,7 @@ def family(pid: int) -> Iterator[int]:
 
 def cpu(pid: int) -> float:
     """Seconds of CPU used by the family so far, ended and awaited children included."""
-    return sum(_cpu(each) for each in family(pid))
+    return sum(alone(each) for each in family(pid))
 
 
 def memory(pid: int) -> float:
@@ -29,7 +29,8 @@ def memory(pid: int) -> float:
     return sum(_pss(each) for each in family(pid)) / 1e6
 
 
-def _cpu(pid: int) -> float:
+def alone(pid: int) -> float:
+    """Seconds of CPU used by this one process so far."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

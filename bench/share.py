@@ -1,4 +1,4 @@
-"""`--cpu`: the share of the cores that two children spend in tasks of pure Python."""
+"""`--cpu`: the share of the cores that two children use, and spend in tasks of pure Python."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ GOAL = 0.95
 
 
 def measure(stand: Stand, scale: Scale) -> dict[str, Any]:
-    """For each length of a task, how much of two cores went into tasks."""
+    """For each length of a task, how much of two cores the children used, and tasks alone.
+
+    The tasks' part is jobs times what each was told to burn: the body's own record, reading the
+    clock once too often, and all that the child does for a job are not in it.
+    """
     points: list[Figures] = []
     for milliseconds in MILLISECONDS:
         seconds = max(4.0, SECONDS * scale.jobs)
@@ -29,16 +33,20 @@ def measure(stand: Stand, scale: Scale) -> dict[str, Any]:
                 tasks.burn.delay_many([(milliseconds,)] * min(1000, jobs - start))
             figures = drained(subject, jobs, seconds * 3, 1, CHILDREN).figures
         share = figures["jobs_per_s"] * milliseconds / 1000 / CHILDREN
-        points.append({"milliseconds": milliseconds, "share": share, **figures})
-        say(f"  {milliseconds:g} ms: {share:.1%} of two cores in tasks")
+        children = figures["body_cores"] / CHILDREN
+        points.append(
+            {"milliseconds": milliseconds, "children": children, "share": share, **figures}
+        )
+        say(f"  {milliseconds:g} ms: {children:.1%} of two cores, {share:.1%} in tasks alone")
     return {
         "points": points,
         "goals": [
             judge_one(
-                *("cpu", f"tasks of {point['milliseconds']:g} ms, share of 2 cores"),
-                *(GOAL, point["share"]),
+                *("cpu", f"tasks of {point['milliseconds']:g} ms, share of 2 cores: {whose}"),
+                *(GOAL, point[figure]),
                 at_least=True,
             )
+            for whose, figure in (("two children", "children"), ("in tasks alone", "share"))
             for point in points
         ],
     }

@@ -174,6 +174,10 @@ class Subject:
     def count(self) -> int:
         return job.count(self.records)
 
+    def bodies_cpu(self) -> float:
+        """Seconds of CPU so far of the processes that run bodies."""
+        return sum(processes.alone(pid) for pid in job.owners(self.records))
+
     def taken(self) -> list[tuple[int, int]]:
         """The records so far, which are forgotten."""
         records = job.read(self.records)

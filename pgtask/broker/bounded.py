@@ -29,6 +29,7 @@ class AsyncBoundedConnection(psycopg.AsyncConnection[Any]):
 
     patience = PATIENCE
     until = 0.0  # of time.monotonic(), for the wait that is on; may be brought forward
+    looks = 0.1  # s between two looks whether patience is over: each wakes the process
 
     async def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         """Drive one of psycopg's generators, as the method it overrides.
@@ -37,7 +38,7 @@ class AsyncBoundedConnection(psycopg.AsyncConnection[Any]):
         """
         try:
             if not args:
-                kwargs.setdefault("interval", 0.1)
+                kwargs["interval"] = self.looks
             bounded = _bounded(gen, self)
             return await waiting.wait_async(bounded, self.pgconn.socket, *args, **kwargs)
         except asyncio.CancelledError:
@@ -52,7 +53,7 @@ def _bounded(
     try:
         wanted = next(gen)
         while True:
-            # Every tenth of a second psycopg wakes it with 0: nothing is ready.
+            # Once in a while psycopg wakes it with 0: nothing is ready.
             ready = yield wanted
             if not ready and time.monotonic() > connection.until:
                 connection.pgconn.finish()

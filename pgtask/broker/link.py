@@ -147,6 +147,7 @@ class WakeUps:
 
     PING = 10.0  # s: a silent connection is tested this often
     PONG = 5.0
+    LOOKS = 1.0  # s: how late a silence may be noticed
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -164,6 +165,7 @@ class WakeUps:
                 await connection.execute("listen pgtask")
                 await connection.execute("listen pgtask_cancel")
                 yield "connected", ""
+                connection.looks = self.LOOKS
                 while True:
                     connection.patience = self.PING + self.PONG
                     async for notification in connection.notifies(timeout=self.PING):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pgtask.worker.runner import Runner
 
 # Outcomes of short jobs travel together, but never wait longer than this for company.
-FLUSH_AFTER = 10_000_000  # ns
+FLUSH_AFTER = 40_000_000  # ns
 
 
 def serve(runner: Runner, connection: socket.socket, slot: Slot) -> None:

@@ -192,8 +192,13 @@ class Children:
             if free[is_async] > 0 and tasks
         ]
 
-    def dispatch(self, jobs: Sequence[Claimed], *, is_async: bool) -> None:
-        """Hand claimed jobs to the children, in order; what finds no child waits here for one."""
+    def dispatch(self, jobs: Sequence[Claimed], *, is_async: bool, backlog: bool = False) -> None:
+        """Hand claimed jobs to the children, in order; what finds no child waits here for one.
+
+        With `backlog` there is more where these came from, and each child may hold more.
+        """
+        if not is_async:
+            self._pace.expect(backlog=backlog)
         if self._reloaded:
             # Claimed for what the code was like a moment ago, perhaps.
             self._sort(jobs)

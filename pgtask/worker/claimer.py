@@ -227,7 +227,7 @@ class Claimer:
         if jobs:
             if self._link.pooled:
                 await self._replace_copies(jobs)
-            self._children.dispatch(jobs, is_async=room.is_async)
+            self._children.dispatch(jobs, is_async=room.is_async, backlog=len(jobs) >= limit)
         # In the order of a claim the last of a lane is the furthest.
         last = {(job.queue, job.priority): job.seq for job in jobs}
         places = [(queue, priority, seq) for (queue, priority), seq in last.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence, Set
@@ -20,7 +21,7 @@ log = logging.getLogger("pgtask.worker")
 
 MOST = 500  # outcomes in one statement
 BEHIND = 10 * MOST  # outcomes held at which no more jobs should be claimed
-LINGER = 0.02  # s a few outcomes wait for company while every child has more to do
+LINGER = 0.05  # s a few outcomes wait for company while every child has more to do
 BUSY_PAUSE = 0.05  # s before an outcome whose row was locked is sent again
 LAST_FLUSH = 10.0  # s for what is left when the worker ends
 LAST_TRIES = 2.5  # s of these during which an unreachable database is tried again
@@ -43,6 +44,7 @@ class Completer:
         self._unanswered: set[tuple[int, int]] = set()  # sent before, and perhaps recorded
         self._doubted: dict[tuple[int, int], str] = {}  # the task of each that is in doubt
         self._arrived = asyncio.Event()
+        self._full = asyncio.Event()  # a batch is there, or nobody has more to do
         self._patient = False  # the last batch failed: perhaps a row of it was locked
         self.tally = tally
         self.ended: Counter[str] = Counter()  # attempts by verdict, recorded or not
@@ -97,6 +99,8 @@ class Completer:
                 _tell(outcome, task)
         self._waiting.extend(outcome for outcome in ended if outcome.verdict != "committed")
         self._arrived.set()
+        if len(self._waiting) >= MOST or not self.expects_more():
+            self._full.set()
 
     def holds(self) -> set[tuple[int, int]]:
         """Return (job id, epoch) of every outcome that is not recorded yet."""
@@ -141,8 +145,11 @@ class Completer:
             if not self._waiting and not self._sending:
                 self._arrived.clear()
                 await self._arrived.wait()
+            self._full.clear()
             if len(self._waiting) < MOST and self.expects_more():
-                await asyncio.sleep(LINGER)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LINGER):
+                        await self._full.wait()
             try:
                 async with self._sender:
                     await self._send()

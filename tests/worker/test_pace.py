@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgtask.worker.pace import AHEAD, MOST, Pace
+from pgtask.worker.pace import AHEAD, AHEAD_IN_BACKLOG, MOST, Pace
 
 
 def test_while_nothing_is_known_a_child_gets_one_job() -> None:
@@ -27,6 +27,19 @@ def test_a_batch_has_an_end_however_short_the_jobs() -> None:
     pace.note("none", 0.000001)
 
     assert pace.batch(0.0) == MOST
+
+
+def test_in_a_backlog_a_child_holds_more_work_and_afterwards_no_more_than_before() -> None:
+    pace = Pace()
+    pace.note("short", 0.001)
+
+    pace.expect(backlog=True)
+    assert pace.batch(0.0) == int(AHEAD_IN_BACKLOG / 0.001)
+    assert pace.fits(AHEAD, pace.of("short"))
+
+    pace.expect(backlog=False)
+    assert pace.batch(0.0) == int(AHEAD / 0.001)
+    assert not pace.fits(AHEAD, pace.of("short"))
 
 
 def test_long_jobs_come_one_by_one() -> None:
