@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import LiteralString, TypeVar
 
 import psycopg
 
@@ -143,14 +143,15 @@ class Link:
 
 
 class WakeUps:
-    """The worker's ear: channels `pgtask` (queue names) and `pgtask_cancel` (worker ids)."""
+    """An ear at channels: what others notify there, and that it still hears."""
 
     PING = 10.0  # s: a silent connection is tested this often
     PONG = 5.0
     LOOKS = 1.0  # s: how late a silence may be noticed
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *channels: LiteralString) -> None:
         self._link = link
+        self._channels = channels
 
     async def listen(self) -> AsyncIterator[tuple[str, str]]:
         """Yield (channel, payload); first ("connected", "") once listening. Raises Unavailable.
@@ -162,8 +163,8 @@ class WakeUps:
             if self._link.pooled:
                 return
             try:
-                await connection.execute("listen pgtask")
-                await connection.execute("listen pgtask_cancel")
+                for channel in self._channels:
+                    await connection.execute("listen " + channel)
                 yield "connected", ""
                 connection.looks = self.LOOKS
                 while True:

@@ -21,6 +21,7 @@ from pgtask.worker.windows import Windows
 
 log = logging.getLogger("pgtask.worker")
 
+WAKE, CANCEL = "pgtask", "pgtask_cancel"  # channels: names of queues, ids of workers
 MOST = 500  # jobs in one claim
 LOOK_FOR_WRITERS = 1.0  # s between two looks at the transactions in progress, at most
 SOON, LATER = 0.005, 0.25  # s between looks whether one of them has ended
@@ -413,10 +414,11 @@ class Claimer:
         while True:
             began = clock()
             try:
-                async for channel, payload in WakeUps(self._ear).listen():
-                    if channel == "connected" or (channel == "pgtask" and self._meet(payload)):
+                heard = WakeUps(self._ear, WAKE, CANCEL).listen()
+                async for channel, payload in heard:
+                    if channel == "connected" or (channel == WAKE and self._meet(payload)):
                         self._wake()
-                    elif channel == "pgtask_cancel" and payload == str(self._worker):
+                    elif channel == CANCEL and payload == str(self._worker):
                         self.cancel_wished.set()
             except Unavailable as error:
                 if clock() - began > STEADY:

@@ -195,7 +195,7 @@ async def test_an_ear_that_hears_nothing_notices_a_silent_connection(
     monkeypatch.setattr(WakeUps, "PING", 0.2)
     monkeypatch.setattr(WakeUps, "PONG", 0.5)
     async with Link.open(Session(proxy.dsn(dsn)), "test") as link:
-        heard = WakeUps(link).listen()
+        heard = WakeUps(link, "pgtask").listen()
         assert await anext(heard) == ("connected", "")
         proxy.freeze()
 
