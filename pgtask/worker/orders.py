@@ -1,4 +1,4 @@
-"""Orders: what a worker is told by signals: to end, how urgently, or to load its code anew."""
+"""Orders: what a process is told by signals: to end, how urgently, or to load its code anew."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from types import FrameType
+from typing import NamedTuple
 
 log = logging.getLogger("pgtask.worker")
 
@@ -18,32 +19,49 @@ LEAVE = 4.0  # s for what is left to do when nothing runs any more: record, give
 LAST = 4.9  # s after the grace, or after a cold stop began, at which the process is gone
 
 
+class Sayings(NamedTuple):
+    """What a process says of itself when it is told to end; `warm` has a place for the grace."""
+
+    warm: str
+    cold: str
+    late: str
+
+
+OF_A_WORKER = Sayings(
+    "warm stop: waiting up to %g s for what runs; once more: cold stop",
+    "cold stop: children are killed, their jobs are given back; once more: exit",
+    "this worker could not end in time: it leaves, and its lease will run out",
+)
+
+
 class Stage(enum.IntEnum):
-    """How urgently the worker was asked to end."""
+    """How urgently the process was asked to end."""
 
     RUN, WARM, COLD = 0, 1, 2
 
 
 class Orders:
-    """The last word on whether this worker goes on. Belongs to the event loop's thread."""
+    """The last word on whether this process goes on. Belongs to the event loop's thread."""
 
-    def __init__(self, grace: float) -> None:
+    def __init__(self, grace: float, sayings: Sayings) -> None:
         self._grace = grace
+        self._sayings = sayings
         self._terminal = _has_terminal()
         self._start_up: asyncio.Timeout | None = None
         self.stage = Stage.RUN
         self.code = 0  # the process's exit code
-        self.changed = asyncio.Event()
+        self.changed = asyncio.Event()  # for one to wait for, who clears it
+        self.ending = asyncio.Event()  # stays set once it was told to end
         self.reload = asyncio.Event()
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, grace: float) -> Iterator[Orders]:
+    def open(cls, grace: float, sayings: Sayings = OF_A_WORKER) -> Iterator[Orders]:
         """Yield orders that listen to TERM, INT, QUIT and HUP; `grace` is that of a warm stop (s).
 
-        Once the worker was told to end, the process ends within the grace and five seconds.
+        Once it was told to end, the process ends within the grace and five seconds.
         """
-        orders = cls(grace)
+        orders = cls(grace, sayings)
         loop = asyncio.get_running_loop()
         numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
         for number in numbers:
@@ -84,18 +102,15 @@ class Orders:
             self.stage = Stage.COLD
             self.code = 128 + number
             self._be_gone_in(LAST)
-            log.warning(
-                "cold stop: children are killed, their jobs are given back; once more: exit"
-            )
+            log.warning(self._sayings.cold)
         else:
             self.stage = Stage.WARM
             self._be_gone_in(self._grace + LAST)
-            log.info(
-                "warm stop: waiting up to %g s for what runs; once more: cold stop", self._grace
-            )
+            log.info(self._sayings.warm, self._grace)
         if self._start_up is not None:
             self._start_up.reschedule(0.0)
         self.changed.set()
+        self.ending.set()
 
     def _hang_up(self) -> None:
         if self.stage > Stage.RUN:
@@ -113,7 +128,7 @@ class Orders:
         signal.setitimer(signal.ITIMER_REAL, min(left, seconds) if left else seconds)
 
     def _too_late(self, number: int, frame: FrameType | None) -> None:
-        log.error("this worker could not end in time: it leaves, and its lease will run out")
+        log.error(self._sayings.late)
         os._exit(self.code or 1)
 
 

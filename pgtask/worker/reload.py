@@ -7,7 +7,7 @@ import importlib.machinery
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pgtask.errors import ConfigError
@@ -21,9 +21,14 @@ log = logging.getLogger("pgtask.worker")
 
 
 async def reload_when_told(
-    wanted: asyncio.Event, children: Children, claimer: Claimer, pulse: Pulse, service: Service
+    wanted: asyncio.Event,
+    children: Children,
+    claimer: Claimer,
+    pulse: Pulse,
+    service: Service,
+    reloaded: Callable[[], None],
 ) -> None:
-    """Give the children new code whenever `wanted` is set, until cancelled.
+    """Give the children new code whenever `wanted` is set, and call `reloaded`, until cancelled.
 
     The supervisor, its connections, its lease and its id stay.
     """
@@ -48,6 +53,7 @@ async def reload_when_told(
                 _listed(", new: ", now - known),
                 _listed(", gone: ", known - now),
             )
+            reloaded()
             await pulse.learn(sorted(now))
         service.tell("READY=1")
 

@@ -9,6 +9,7 @@ import os
 import socket
 from collections import Counter
 from pathlib import Path
+from typing import Protocol
 
 from pgtask.broker.link import Link
 from pgtask.config import Config
@@ -29,13 +30,30 @@ log = logging.getLogger("pgtask.worker")
 PROGRESS = 5.0  # s between two lines about what a warm stop waits for
 
 
-def run_worker(config: Config, *, app_spec: str, drain: bool = False, name: str = "") -> int:
+class Companion(Protocol):
+    """What runs in the worker's process beside it, as a beat may: on its own connections."""
+
+    async def run(self) -> None:
+        """Go on until cancelled, which happens when the worker is told to end."""
+
+    def reloaded(self) -> None:
+        """Take note that the children have new code."""
+
+
+def run_worker(
+    config: Config,
+    *,
+    app_spec: str,
+    drain: bool = False,
+    name: str = "",
+    companion: Companion | None = None,
+) -> int:
     """Run a worker until it is told to end or, with `drain`, until there is nothing to do.
 
     Returns the process's exit code: 0, or 130 / 143 after a second INT / TERM.
     """
     logs.configure(config.log_level, config.log_format)
-    supervisor = _Supervisor(config, app_spec, drain=drain, name=name)
+    supervisor = _Supervisor(config, app_spec, companion, drain=drain, name=name)
     try:
         return asyncio.run(supervisor.main())
     except BaseExceptionGroup as group:
@@ -44,9 +62,12 @@ def run_worker(config: Config, *, app_spec: str, drain: bool = False, name: str 
 
 
 class _Supervisor:
-    def __init__(self, config: Config, spec: str, *, drain: bool, name: str) -> None:
+    def __init__(
+        self, config: Config, spec: str, companion: Companion | None, *, drain: bool, name: str
+    ) -> None:
         self._config = config
         self._spec = spec
+        self._companion = companion
         self._drain = drain
         self._name = name or socket.gethostname()
         self._dsn = database_url(config)
@@ -71,11 +92,27 @@ class _Supervisor:
                 if self._watched
                 else None
             )
+            beside = None if self._companion is None else group.create_task(self._accompany())
             try:
                 return await self._lives()
             finally:
-                if watching is not None:
-                    watching.cancel()
+                for task in (watching, beside):
+                    if task is not None:
+                        task.cancel()
+
+    async def _accompany(self) -> None:
+        """Run the companion until the worker is told to end."""
+        assert self._companion is not None
+        running = asyncio.create_task(self._companion.run())
+        told = asyncio.create_task(self._orders.ending.wait())
+        try:
+            await asyncio.wait((running, told), return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                await running  # what went wrong
+        finally:
+            for task in (running, told):
+                task.cancel()
+            await asyncio.gather(running, told, return_exceptions=True)
 
     async def _lives(self) -> int:
         while True:
@@ -126,7 +163,9 @@ class _Supervisor:
                     group.create_task(self._attend(staff)),
                 ]
                 reloading = group.create_task(
-                    reload_when_told(self._orders.reload, children, claimer, pulse, self._service)
+                    reload_when_told(
+                        self._orders.reload, children, claimer, pulse, self._service, self._reloaded
+                    )
                 )
                 try:
                     await self._claim_until_told(claimer, links[1])
@@ -203,6 +242,10 @@ class _Supervisor:
         leave_by = asyncio.get_running_loop().time() + LEAVE
         for link in staff.links:
             link.end_by(leave_by)
+
+    def _reloaded(self) -> None:
+        if self._companion is not None:
+            self._companion.reloaded()
 
     # What it says ----------------------------------------------------------------------------
 
