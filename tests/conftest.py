@@ -21,7 +21,7 @@ from tests.workers import Worker
 
 _TABLES = (
     "waiting, ready, running, done, payload, job_key, slot, cancel_request, attempt_error, worker,"
-    " queue, watcher, tally"
+    " queue, watcher, tally, schedule, tick, beat"
 )
 
 
