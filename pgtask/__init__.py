@@ -36,6 +36,8 @@ from pgtask.errors import (
     Reject,
     ResultTimeout,
     Retry,
+    ScheduleInvalid,
+    ScheduleNotFound,
     SchemaMissing,
     SchemaTooNew,
     SchemaTooOld,
@@ -53,6 +55,8 @@ from pgtask.errors import (
 )
 from pgtask.parameters import injected
 from pgtask.result import AsyncResult
+from pgtask.rule import Rule
+from pgtask.schedule import Schedule
 from pgtask.signature import Options, TaskOptions
 from pgtask.task import AsyncTask, Task
 
@@ -97,6 +101,10 @@ __all__ = [
     "Reject",
     "ResultTimeout",
     "Retry",
+    "Rule",
+    "Schedule",
+    "ScheduleInvalid",
+    "ScheduleNotFound",
     "SchemaMissing",
     "SchemaTooNew",
     "SchemaTooOld",

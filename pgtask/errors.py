@@ -5,7 +5,8 @@ PgTaskError
 │   └── AppNotFound                 the application could not be imported
 ├── EmbeddedError                   the private PostgreSQL could not be found, made or started
 ├── DefinitionError                 a task is defined in a way that cannot work
-│   └── TaskExists(ValueError) · TaskNotFound(LookupError) · BadOption(TypeError, ValueError)
+│   ├── TaskExists(ValueError) · TaskNotFound(LookupError) · BadOption(TypeError, ValueError)
+│   └── ScheduleInvalid(ValueError) names the field, its value, the reason and the remedy
 ├── BadArguments                    a call's arguments, refused before any SQL
 │   └── ArgumentMismatch(TypeError) · ArgumentInvalid(ValueError) · PayloadTooLarge(ValueError)
 ├── CodecError(ValueError)          DecodeError
@@ -18,6 +19,7 @@ PgTaskError
 │   ├── AccessRefused(Unavailable)  a wrong role, password or database name: no outage
 │   ├── CommitUnknown(Unavailable)  lost during the COMMIT of a task: did it commit?
 │   ├── WrongDatabase               a connection to a database that is not this app's
+│   ├── ScheduleNotFound(LookupError)
 │   └── Refused                     by a function of the schema, each with a SQLSTATE of ours
 │       └── WorkerNotAlive · BadCall(ValueError) · DuplicateJob · LeaseLost · QueueNotFound
 └── JobError                        something about one job
@@ -64,6 +66,17 @@ class TaskNotFound(DefinitionError, LookupError):
 
 class BadOption(DefinitionError, TypeError, ValueError):
     """An option is unknown, or its value cannot work."""
+
+
+class ScheduleInvalid(DefinitionError, ValueError):
+    """A schedule says what cannot work."""
+
+    @classmethod
+    def of(cls, field: str, value: object, reason: str, remedy: str = "") -> ScheduleInvalid:
+        shown = repr(value)
+        if len(shown) > 200:
+            shown = shown[:200] + "…"
+        return cls(f"{field} {shown}: {reason}" + (f" → {remedy}" if remedy else ""))
 
 
 class BadArguments(PgTaskError):
@@ -184,6 +197,10 @@ class QueueNotFound(Refused, LookupError):
     """No such queue."""
 
     sqlstate = "TQ005"
+
+
+class ScheduleNotFound(BrokerError, LookupError):
+    """No such schedule."""
 
 
 class JobError(PgTaskError):

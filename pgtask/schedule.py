@@ -1,0 +1,388 @@
+"""Schedule: a recurrence in a time zone, with its bounds and exceptions: pure, knows no clock."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import islice
+from typing import Any, NoReturn
+
+from pgtask import words
+from pgtask.cron import parse_cron
+from pgtask.errors import ScheduleInvalid
+from pgtask.omissions import NOTHING, Omissions, parse_exceptions, written
+from pgtask.recurrence import parse_rrule
+from pgtask.rule import KEYS, Rule, unknown_key
+from pgtask.ticks import Every, InRealTime, Never, Once, OnTheWall, Ticks
+from pgtask.zones import DAY, FIRST_INSTANT, LAST_INSTANT, Zone, zone
+
+# A tick further away than this from the one before is not looked for.
+HORIZON = 8 * 366 * DAY
+MAX_SECONDS = 3_155_760_000  # 100 years
+_FORMS = ("cron", "rule", "every", "at", "rrule")
+_BESIDE = ("tz", "start", "end", "exceptions", "jitter")
+_INSTANT = re.compile(
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?", re.ASCII
+)
+_NUMBER = re.compile(r"\d{1,12}(\.\d{1,6})?", re.ASCII)
+_KEYS = frozenset((*_FORMS, *_BESIDE))
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MAX_JITTER = DAY
+_WRITE_INSTANT = 'write one with an offset, "2026-12-24T18:00:00+01:00"'
+
+
+class Schedule:
+    """Exactly one of `cron`, `rule`, `every`, `at` and `rrule`, and when and where it holds.
+
+    `start` and `end` are included. `exceptions` are dates, times and both of the schedule's wall
+    clock at which it does not fire. `jitter` spreads the jobs of a tick, never the tick. Ticks are
+    whole seconds: `at` and `start` are rounded up to one, `end` down.
+    """
+
+    __slots__ = (
+        "_first", "_json", "_last", "_named", "_omissions", "_ticks", "_zone", "at", "cron", "end",
+        "every", "exceptions", "jitter", "rrule", "rule", "start", "tz",
+    )  # fmt: skip
+
+    cron: str | None
+    rule: Rule | None
+    every: int | None
+    at: datetime | None
+    rrule: str | None
+    tz: str
+    start: datetime | None
+    end: datetime | None
+    exceptions: tuple[date | time | datetime, ...]
+    jitter: float
+    _first: int
+    _json: str
+    _last: int
+    _named: bool
+    _omissions: Omissions
+    _ticks: Ticks
+    _zone: Zone
+
+    def __init__(
+        self,
+        *,
+        cron: str | None = None,
+        rule: Rule | Mapping[str, Any] | str | None = None,
+        every: float | timedelta | str | None = None,
+        at: datetime | str | None = None,
+        rrule: str | None = None,
+        tz: str | None = None,
+        start: datetime | str | None = None,
+        end: datetime | str | None = None,
+        exceptions: Sequence[date | time | datetime | str] = (),
+        jitter: float | timedelta | str = 0,
+    ) -> None:
+        if isinstance(rule, str):
+            if cron is not None:
+                raise ScheduleInvalid.of(
+                    "rule", rule, "cron is given, too", "leave one of them out"
+                )
+            cron, rule = rule, None
+        given = {"cron": cron, "rule": rule, "every": every, "at": at, "rrule": rrule}
+        said = [name for name, value in given.items() if value is not None]
+        if len(said) != 1:
+            reason = f"{' and '.join(said)} are given" if said else "says nothing"
+            raise ScheduleInvalid.of(
+                "schedule", given if said else {}, reason, f"give one of {', '.join(_FORMS)}"
+            )
+        place = zone("UTC" if tz is None else tz)
+        first = None if start is None else _up(_instant("start", start))
+        last = None if end is None else _down(_instant("end", end))
+        if first is not None and last is not None and last < first:
+            raise ScheduleInvalid.of("end", _told(end), "is before start", "it would never fire")
+        omitted = parse_exceptions(exceptions)
+        omissions = Omissions.of(omitted) if omitted else NOTHING
+        moment: int | None = None
+        ticks: Ticks
+        if cron is not None:
+            cron, slots, real_time = parse_cron(cron)
+            ticks = (InRealTime if real_time else OnTheWall)(slots, place)
+        elif rule is not None:
+            rule = rule if isinstance(rule, Rule) else _rule(rule)
+            slots = rule.slots()
+            ticks = (InRealTime if rule.real_time else OnTheWall)(slots, place)
+        elif every is not None:
+            every = _interval(every)
+            ticks = Every(every, first or 0, first is not None, place)
+        elif at is not None:
+            moment = _up(_instant("at", at))
+            if (first is not None and moment < first) or (last is not None and moment > last):
+                raise ScheduleInvalid.of(
+                    "at", _told(at), "is not between start and end", "it would never fire"
+                )
+            ticks = Once(moment, place)
+        else:
+            assert rrule is not None
+            rrule, ticks = parse_rrule(rrule, place, first)
+        if isinstance(ticks, (InRealTime, OnTheWall)) and not slots.outlasts(omissions):
+            ticks = Never()
+        values = {
+            "cron": cron,
+            "rule": rule,
+            "every": every,
+            "at": None if moment is None else _utc(moment),
+            "rrule": rrule,
+            "tz": place.name,
+            "start": None if first is None else _utc(first),
+            "end": None if last is None else _utc(last),
+            "exceptions": omitted,
+            "jitter": _jitter(jitter),
+            "_named": tz is not None,
+            "_ticks": ticks,
+            "_zone": place,
+            "_omissions": omissions,
+            "_first": FIRST_INSTANT if first is None else first,
+            "_last": LAST_INSTANT if last is None else last,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_json", json.dumps(self.spec(), sort_keys=True))
+
+    # --- ticks ---------------------------------------------------------------------------------
+
+    def next(self, after: datetime) -> datetime | None:
+        """The first tick later than `after`; None if there is none within eight years."""
+        tick = self._next(_base("after", after), self._last)
+        return None if tick is None else _utc(tick)
+
+    def upcoming(self, after: datetime) -> Iterator[datetime]:
+        """The ticks later than `after`, in UTC, each later than the one before."""
+        return map(_utc, self._walk(_base("after", after), self._last))
+
+    def latest(self, after: datetime, until: datetime, most: int) -> tuple[list[datetime], bool]:
+        """The last `most` ticks later than `after` and not than `until`, and if there were more."""
+        last = min(_base("until", until), self._last)
+        whole = last - max(_base("after", after), self._first - 1)
+        # Widths before `last`: `few` holds too few ticks, `many` more than are worth walking.
+        few, width, many = 0, min(64, whole), whole + 1
+        bound = 4 * max(most, 0) + 64
+        while width > 0:
+            ticks = list(islice(self._walk(last - width, last), bound))
+            if len(ticks) == bound:
+                many = width
+            elif len(ticks) > most or width == whole:
+                return [_utc(tick) for tick in ticks[max(0, len(ticks) - most) :]], len(
+                    ticks
+                ) > most
+            else:
+                few = width
+            width = min(2 * width, whole) if many > whole else (few + many) // 2
+        return [], False
+
+    def notes(self, tick: datetime) -> str:
+        """What a clock change does to this tick, "" if nothing."""
+        instant = _base("tick", tick)
+        moved = self._ticks.moved(instant, self._omissions)
+        if moved is not None:
+            clock = time(moved // 3600 % 24, moved // 60 % 60, moved % 60)
+            missing = clock.isoformat("seconds" if clock.second else "minutes")
+            return f"moved out of a gap ({missing} does not exist)"
+        before, after = self._zone.passes(instant)
+        if before:
+            return "second pass of a repeated hour"
+        return "first pass of a repeated hour" if after else ""
+
+    def _walk(self, after: int, last: int) -> Iterator[int]:
+        tick = self._next(after, last)
+        while tick is not None:
+            yield tick
+            tick = self._next(tick, last)
+
+    def _next(self, after: int, last: int) -> int | None:
+        after = max(after, self._first - 1)
+        if self.every is not None:
+            horizon = after + max(HORIZON, self.every)
+        elif self.at is not None:
+            horizon = LAST_INSTANT
+        else:
+            # A rule that lists years has nothing after them, and may begin at any distance.
+            listed = self.rule is not None and self.rule.year is not None
+            horizon = LAST_INSTANT if listed else after + HORIZON
+        return self._ticks.next(after, min(last, horizon, LAST_INSTANT), self._omissions)
+
+    # --- as data -------------------------------------------------------------------------------
+
+    def spec(self) -> dict[str, Any]:
+        """What from_spec reads: only what was said, so `tz` only if it was named."""
+        spec: dict[str, Any] = {
+            "cron": self.cron,
+            "rule": None if self.rule is None else self.rule.spec(),
+            "every": self.every,
+            "at": _text(self.at),
+            "rrule": self.rrule,
+            "tz": self.tz if self._named else None,
+            "start": _text(self.start),
+            "end": _text(self.end),
+            "exceptions": [written(value) for value in self.exceptions] or None,
+            "jitter": self.jitter or None,
+        }
+        return {key: value for key, value in sorted(spec.items()) if value is not None}
+
+    def to_json(self) -> str:
+        """The same text for every schedule that says the same."""
+        return self._json
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, tz: str | None = None) -> Schedule:
+        """The schedule of a stored spec; `tz` is its zone if it names none."""
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise ScheduleInvalid.of("spec", text, f"is not JSON: {error}") from None
+        return cls.from_spec(value, tz=tz)
+
+    @classmethod
+    def from_spec(cls, value: Any, *, tz: str | None = None) -> Schedule:
+        """The schedule of decoded JSON: a text is cron text, an object of rule keys a rule."""
+        if isinstance(value, str):
+            return cls(cron=value, tz=tz)
+        if not isinstance(value, Mapping):
+            raise ScheduleInvalid.of(
+                "spec", value, "is neither an object nor a text", 'write {"cron": "30 2 * * *"}'
+            )
+        if not value:
+            raise ScheduleInvalid.of(
+                "spec",
+                value,
+                "an empty schedule says nothing",
+                'every minute is {"cron": "* * * * *"}, once is {"at": "…"}',
+            )
+        given = dict(value)
+        forms = [key for key in _FORMS if key in given]
+        if not forms:
+            rule = {key: given.pop(key) for key in KEYS if key in given}
+            if rule:
+                given["rule"] = rule
+        for key in given:
+            if key not in _KEYS:
+                raise unknown_key(key, {*_KEYS, *(() if forms else KEYS)})
+            if given[key] is None:
+                raise ScheduleInvalid.of(key, None, "is null", "leave it out")
+        if not any(key in given for key in _FORMS):
+            raise ScheduleInvalid.of(
+                "spec", value, "says not when", f"give one of {', '.join(_FORMS)}"
+            )
+        return cls(**{"tz": tz, **given})
+
+    def explain(self) -> str:
+        """One English sentence, such as "at 02:30 on Monday through Friday, in Europe/Berlin"."""
+        return words.sentence(self)
+
+    def __repr__(self) -> str:
+        return f"Schedule({self._json})"
+
+    def __eq__(self, other: object) -> bool:
+        return self._json == other._json if isinstance(other, Schedule) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._json)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self._json,)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a Schedule is never changed: make another one with this {name}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a Schedule is never changed: {name} stays")
+
+
+def _restored(text: str) -> Schedule:
+    return Schedule.from_json(text)
+
+
+def _rule(value: Any) -> Rule:
+    if not isinstance(value, Mapping):
+        raise ScheduleInvalid.of(
+            "rule", value, "is neither an object nor cron text", 'write {"hour": [8, 20]}'
+        )
+    for key in value:
+        if key in _BESIDE:
+            raise ScheduleInvalid.of("key", key, "stands beside rule, not in it")
+    return Rule.of(value)
+
+
+def _interval(value: Any) -> int:
+    seconds = _number("every", value)
+    if not 1 <= seconds <= MAX_SECONDS:
+        raise ScheduleInvalid.of(
+            "every", value, f"is not between 1 second and {MAX_SECONDS}", "once is at=…"
+        )
+    if seconds != int(seconds):
+        raise ScheduleInvalid.of("every", value, "is not a whole number of seconds")
+    return int(seconds)
+
+
+def _jitter(value: Any) -> float:
+    seconds = _number("jitter", value)
+    if not 0 <= seconds <= MAX_JITTER:
+        raise ScheduleInvalid.of("jitter", value, f"is not between 0 and {MAX_JITTER} seconds")
+    return int(seconds) if seconds == int(seconds) else round(seconds, 6)
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ScheduleInvalid.of(name, value, "is not a number of seconds", "write 300")
+    if not math.isfinite(value):
+        raise ScheduleInvalid.of(name, value, "is not a finite number of seconds", "write 300")
+    return value
+
+
+def _instant(name: str, value: Any) -> datetime:
+    """The instant that people gave, in UTC; raises ScheduleInvalid."""
+    told = value
+    if isinstance(value, str):
+        text = value.strip().upper()
+        if not _INSTANT.fullmatch(text):
+            raise ScheduleInvalid.of(name, value, "is not an instant", _WRITE_INSTANT)
+        try:
+            value = datetime.fromisoformat(text)
+        except ValueError as error:
+            raise ScheduleInvalid.of(name, told, str(error), _WRITE_INSTANT) from None
+    if not isinstance(value, datetime):
+        raise ScheduleInvalid.of(name, told, "is not an instant", _WRITE_INSTANT)
+    if value.utcoffset() is None:
+        raise ScheduleInvalid.of(name, _told(told), "has no offset from UTC", _WRITE_INSTANT)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ScheduleInvalid.of(name, _told(told), "is outside the years 1 to 9999") from None
+
+
+def _base(name: str, value: datetime) -> int:
+    """The second in which an instant lies, kept where ticks can be."""
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise TypeError(f"{name} must be a datetime with an offset, got {value!r}")
+    seconds = (value - _EPOCH) // timedelta(seconds=1)
+    return min(max(seconds, FIRST_INSTANT), LAST_INSTANT)
+
+
+def _down(value: datetime) -> int:
+    return _base("end", value)
+
+
+def _up(value: datetime) -> int:
+    return _base("start", value) + (1 if value.microsecond else 0)
+
+
+def _utc(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _text(value: datetime | None) -> str | None:
+    return None if value is None else value.isoformat().replace("+00:00", "Z")
+
+
+def _told(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
