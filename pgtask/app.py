@@ -8,7 +8,7 @@ import os
 from collections import ChainMap
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
@@ -19,10 +19,14 @@ from pgtask import result
 from pgtask.client import Client, Enqueued
 from pgtask.codec import decode_result, encode_untyped
 from pgtask.current import JobContext
-from pgtask.errors import ConfigError, TaskExists
+from pgtask.definition import Catchup, Definition, Overlap
+from pgtask.errors import ConfigError, DefinitionError, ScheduleInvalid, TaskExists
 from pgtask.retry import parse_seconds
+from pgtask.schedule import Schedule
+from pgtask.schedules import Declarations, Declared, Schedules
 from pgtask.signature import (
     Options,
+    PeriodicOptions,
     Signature,
     TaskOptions,
     check_flag,
@@ -34,9 +38,11 @@ from pgtask.task import AsyncTask, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T", bound=Task[Any, Any])
 
 # Tasks of the module-level decorator: libraries define them without knowing any App.
 _shared: dict[str, Task[Any, Any]] = {}
+_shared_schedules = Declarations()
 _apps: WeakSet[App] = WeakSet()
 _first: App | None = None
 _implicit: App | None = None
@@ -129,6 +135,7 @@ class App:
         )
         self.client = Client(lambda: self.config, defaults)
         self._tasks: dict[str, Task[Any, Any]] = {}
+        self.schedules = Schedules(self.client, lambda: self.tasks)
         self._config: settings.Config | None = None
         _apps.add(self)
 
@@ -181,6 +188,69 @@ class App:
         """
         return _decorate(self._register, function, bind=bind, options=options)
 
+    def periodic(
+        self,
+        schedule: Schedule | str,
+        /,
+        *,
+        tz: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        exceptions: Sequence[date | time | datetime] = (),
+        jitter: float | timedelta = 0,
+        name: str | None = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        catchup: Catchup = "last",
+        overlap: Overlap = "skip",
+        grace: float | timedelta | None = None,
+        **options: Unpack[PeriodicOptions],
+    ) -> Callable[[T], T]:
+        """Declare a schedule of a task; a beat of this app writes it to the database.
+
+            @app.periodic("*/5 * * * *", tz="Europe/Vienna")
+            @app.task
+            def look() -> None: ...
+
+        May stand over a task several times; from the second on, each needs a name. `options` are
+        those of its calls. Raises ScheduleInvalid, BadOption, and what `delay` has against the
+        arguments.
+        """
+        said = {"tz": tz, "start": start, "end": end, "exceptions": exceptions, "jitter": jitter}
+        given = {field: value for field, value in said.items() if value}
+        if isinstance(schedule, str):
+            schedule = Schedule(cron=schedule, **given)  # type: ignore[arg-type]  # typed above
+        elif given:
+            field, value = next(iter(given.items()))
+            raise ScheduleInvalid(
+                field, value, "is given beside a Schedule(...)", "say it in the Schedule itself"
+            )
+
+        def declare(task: T) -> T:
+            if not isinstance(task, Task):
+                raise DefinitionError(
+                    f"periodic() stands over a task, got {task!r}; write @app.task below it"
+                )
+            made = Declared.of(
+                task.options(**options),
+                schedule,
+                name=name,
+                args=args,
+                kwargs=kwargs,
+                catchup=catchup,
+                overlap=overlap,
+                grace=grace,
+            )
+            self.schedules.declarations.add(made, _shared_schedules.by_name)
+            return task
+
+        return declare
+
+    def definitions(self) -> list[Definition]:
+        """The schedules that the code declares, as a beat writes them to the database."""
+        declared = {**_shared_schedules.by_name, **self.schedules.declarations.by_name}
+        return [declared[name].definition() for name in sorted(declared)]
+
     @contextmanager
     def using(self, connection: Any) -> Iterator[None]:
         """Enqueue in this connection's transaction, for the block and what it calls."""
@@ -217,6 +287,19 @@ class App:
         enqueued = await self.client.aenqueue([signature])
         return self._result(signature, enqueued)
 
+    def signature(
+        self,
+        task: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[Options],
+    ) -> Signature:
+        """The call of a task by name, as a value; `send.s(...)` where the task is at hand."""
+        known = self.tasks.get(task)
+        if known is not None:
+            return known.through(self.client).options(**options).s(*args, **(kwargs or {}))
+        return self._untyped(task, args, kwargs or {}, options)
+
     def AsyncResult(self, job_id: int | str) -> result.AsyncResult[Any]:  # noqa: N802 - Celery's spelling
         """The job of that id, its result as plain JSON; ValueError for what is no id."""
         return result.AsyncResult(self.client, job_id)
@@ -243,6 +326,8 @@ class App:
     ) -> Task[Any, Any]:
         made = _make(function, lambda: self.client, bind=bind, options=options)
         _refuse_other(made, self._tasks, _shared)
+        if (schedule := options.get("schedule")) is not None:
+            self.schedules.declarations.add(Declared.of(made, schedule), _shared_schedules.by_name)
         self._tasks[made.name] = made
         return made
 
@@ -303,6 +388,10 @@ def task(
 def _share(function: Callable[..., Any], *, bind: bool, options: TaskOptions) -> Task[Any, Any]:
     made = _make(function, lambda: default_app().client, bind=bind, options=options)
     _refuse_other(made, _shared, *(app.own_tasks for app in _apps))
+    if (schedule := options.get("schedule")) is not None:
+        _shared_schedules.add(
+            Declared.of(made, schedule), *(app.schedules.declarations.by_name for app in _apps)
+        )
     _shared[made.name] = made
     return made
 
@@ -328,7 +417,9 @@ def _make(
     options: TaskOptions,
 ) -> Task[Any, Any]:
     kind = AsyncTask if inspect.iscoroutinefunction(function) else Task
-    return kind(function, client, bind=bind, **options)
+    given = options.copy()
+    given.pop("schedule", None)  # the registry's
+    return kind(function, client, bind=bind, **given)
 
 
 def _refuse_other(made: Task[Any, Any], *registries: Mapping[str, Task[Any, Any]]) -> None:

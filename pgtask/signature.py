@@ -13,6 +13,7 @@ import msgspec
 from pgtask.codec import encode_exact
 from pgtask.errors import BadOption, CodecError
 from pgtask.retry import Backoff, parse_backoff, parse_jitter, parse_seconds
+from pgtask.schedule import Schedule
 from pgtask.size import parse_size
 
 MAX_COUNT = 32_767
@@ -25,18 +26,13 @@ _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _BRACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
-class Options(TypedDict, total=False):
-    """What can be said about one call; durations in seconds or as timedelta, instants aware.
-
-    None stands for "as by default". `key` and `serial` may hold `{parameter}` placeholders, which
-    the call's arguments fill; a literal brace is written twice.
-    """
+class PeriodicOptions(TypedDict, total=False):
+    """What can be said about a call beside a recurrence, whose jitter is another."""
 
     queue: str | None
     priority: int | None
     max_attempts: int | None
     backoff: Backoff | None
-    jitter: float | None
     timeout: Seconds | None
     soft_timeout: Seconds | None
     memory_limit: int | str | None
@@ -54,6 +50,16 @@ class Options(TypedDict, total=False):
     headers: Mapping[str, Any] | None
 
 
+class Options(PeriodicOptions, total=False):
+    """What can be said about one call; durations in seconds or as timedelta, instants aware.
+
+    None stands for "as by default". `key` and `serial` may hold `{parameter}` placeholders, which
+    the call's arguments fill; a literal brace is written twice.
+    """
+
+    jitter: float | None
+
+
 class TaskOptions(Options, total=False):
     """What can be said about a task: beside the defaults of its calls, what it is.
 
@@ -64,6 +70,7 @@ class TaskOptions(Options, total=False):
     retry_for: type[BaseException] | tuple[type[BaseException], ...]
     give_up_on: type[BaseException] | tuple[type[BaseException], ...]
     transaction: bool | Callable[[], Any]
+    schedule: Schedule | str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +222,10 @@ def check_task_name(name: Any) -> str:
 
 def check_queue_name(name: Any) -> str:
     return _name("queue", name)
+
+
+def check_schedule_name(name: Any) -> str:
+    return _name("the name of a schedule", name)
 
 
 def check_flag(name: str, value: Any) -> bool:
@@ -406,7 +417,7 @@ _FIELDS = {
     "eta": ("delay", "run_at"),
     "expires": ("expires_in", "expires_at"),
 }
-_OF_THE_TASK = ("name", "bind", "transaction", "retry_for", "give_up_on")
+_OF_THE_TASK = ("name", "bind", "transaction", "retry_for", "give_up_on", "schedule")
 # Celery's spellings: an option that is ignored in silence would be worse than an error.
 _ELSEWHERE = {
     "max_retries": "write max_attempts, which counts every execution: max_retries + 1",

@@ -120,6 +120,20 @@ class Task(Generic[P, R]):
         enqueued = await client.aenqueue([self._signature(client, args, kwargs)], self._connection)
         return self._results(client, enqueued)[0]
 
+    def s(self, *args: P.args, **kwargs: P.kwargs) -> Signature:
+        """The call as a value, to be enqueued by somebody else; checked as delay checks it.
+
+        app.schedules.upsert("hourly", report.s(tenant=7), "0 * * * *")
+        """
+        return self._signature(self._client(), args, kwargs)
+
+    def sketch(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature:
+        """As s, with what the task itself says only: needs no settings, so imports may ask it."""
+        args_json, kwargs_json = self.codec.encode(args, kwargs, sys.maxsize)
+        return merge(self._said, self._said_per_call).signature(
+            self.name, args_json, kwargs_json, lambda: self.codec.arguments(args, kwargs)
+        )
+
     def apply_async(
         self,
         args: Sequence[Any] = (),

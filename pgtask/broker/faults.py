@@ -36,6 +36,8 @@ _REFUSED = re.compile(
     r"|permission denied for database|no such (user|database)"
 )
 _CONFLICTS = ("40001", "40P01")
+# What a value can be wrong about, in a built-in's words, a constraint's, a trigger's, or ours.
+_OF_DATA = ("22", "23", "P0", "TQ")
 _SCHEMA = ("3F000", "42883", "42P01")
 
 
@@ -49,6 +51,18 @@ def is_dead(error: psycopg.Error) -> bool:
 def is_passing(error: psycopg.Error) -> bool:
     """Tell whether the statement was rolled back for a reason that is not the statement's."""
     return (error.sqlstate or "").startswith(_PASSING)
+
+
+def is_of_data(error: BaseException) -> bool:
+    """Tell whether a statement was refused for what it was given: without that, it may work."""
+    return isinstance(error, Refused) or (getattr(error, "sqlstate", None) or "").startswith(
+        _OF_DATA
+    )
+
+
+def is_locked(error: BaseException) -> bool:
+    """Tell whether a statement waited too long for what somebody else has locked."""
+    return getattr(error.__cause__ or error, "sqlstate", None) == "55P03"
 
 
 def is_conflict(error: BaseException) -> bool:

@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("pgtask.cli.init:init", "Write pgtask.toml, tasks.py and .env.example here."),
     "migrate": ("pgtask.cli.migrate:migrate", "Bring the database's schema up to date."),
     "worker": ("pgtask.cli.worker:worker", "Run jobs."),
+    "beat": ("pgtask.cli.beat:beat", "Fire schedules."),
+    "dev": ("pgtask.cli.dev:dev", "Migrate, and run a worker and a beat in one terminal."),
     "enqueue": ("pgtask.cli.enqueue:enqueue", "Enqueue one job and print its id."),
     "ls": ("pgtask.cli.jobs:ls", "List jobs, the newest first."),
     "show": ("pgtask.cli.show:show", "Show everything about a job, and why it is not running."),
@@ -34,19 +36,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "queue": ("pgtask.cli.queues:queue", "Add, pause or resume a queue."),
     "workers": ("pgtask.cli.workers:workers", "List worker processes, the living first."),
     "tasks": ("pgtask.cli.tasks:tasks", "List tasks, and whether a live worker knows them."),
+    "schedule": ("pgtask.cli.schedule:schedule", "Make, list, pause and fire schedules."),
     "config": ("pgtask.cli.settings:config", "Show every setting and where it came from."),
     "db": ("pgtask.cli.db:db", "The private PostgreSQL of this project."),
     "completion": ("pgtask.cli.completion:completion", "Print the shell's completion script."),
-    "beat": ("pgtask.cli.beat:beat", "Fire schedules."),
 }
-_HIDDEN = {"beat"}
 
 
 class Commands(click.Group):
     """A group that imports a command when it is called, and lets it take the global options."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name in COMMANDS if name not in _HIDDEN]
+        return [*COMMANDS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:

@@ -24,12 +24,15 @@ from pgtask.cli.times import DURATION
     "--reload-dir", multiple=True, metavar="DIR", help="Watch this (the app's directory)."
 )
 @click.option("--health", metavar="HOST:PORT", help="Answer /livez and /readyz there, by HTTP.")
+@click.option("--beat", "beat_too", is_flag=True, help="Fire schedules, too.")
 @click.option("--drain", is_flag=True, help="End when nothing is left to run now.")
 @click.option("-n", "--name", default="", metavar="NAME", help="Its name in lists (the host's).")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="How to log (text).")
 @click.option("--log-level", metavar="LEVEL", help="What to log (INFO).")
 @pass_session
-def worker(session: Session, /, *, drain: bool, name: str, **settings: object) -> int:
+def worker(
+    session: Session, /, *, drain: bool, beat_too: bool, name: str, **settings: object
+) -> int:
     """Run jobs.
 
     Until TERM or Ctrl-C: the first lets running jobs finish, the second does not. HUP loads the
@@ -39,6 +42,8 @@ def worker(session: Session, /, *, drain: bool, name: str, **settings: object) -
     from pgtask.worker.supervisor import run_worker
     from pgtask.worker.zygote import settings_of
 
+    if drain and beat_too:
+        raise click.UsageError("--drain ends when nothing is left, --beat never → give one")
     settings["reload_dir"] = settings["reload_dir"] or None
     session.told(**settings)
     # The app is not imported here: user code never runs in the process that holds the lease.
@@ -49,4 +54,10 @@ def worker(session: Session, /, *, drain: bool, name: str, **settings: object) -
     if config.sources["dsn"] in ("default", "DATABASE_URL", "libpq environment"):
         # App(dsn=...) outranks these.
         config = session.load(code=settings_of(app))
-    return run_worker(config, app_spec=app, drain=drain, name=name)
+    companion = None
+    if beat_too:
+        from pgtask.beat.beat import Beat
+        from pgtask.database import database_url
+
+        companion = Beat(config, database_url(config), app)
+    return run_worker(config, app_spec=app, drain=drain, name=name, companion=companion)

@@ -19,9 +19,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -30,6 +30,8 @@ from pgtask.errors import AppNotFound
 from pgtask.worker import child, logs
 from pgtask.worker.runner import Runner
 from pgtask.worker.slot import Slot
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 _PR_SET_PDEATHSIG = 1
 
@@ -315,25 +317,31 @@ def settings_of(spec: str) -> dict[str, Any]:
         stdin=subprocess.DEVNULL,
         check=False,
     )
+    return heard(spec, asked.stdout, asked.returncode, Settings).values
+
+
+def heard(spec: str, output: bytes, status: int, kind: type[T]) -> T:
+    """The answer of a process that called tell(). Raises AppNotFound if it could not."""
     # The app's own prints come first; the answer is the last line.
-    lines = asked.stdout.splitlines()
+    lines = output.splitlines()
     try:
-        answer = msgspec.json.decode(lines[-1] if lines else b"", type=Settings | Broken)
+        answer: T | Broken = msgspec.json.decode(lines[-1] if lines else b"", type=kind | Broken)
     except msgspec.DecodeError as error:
         raise AppNotFound(
-            f"importing {spec!r} ended the process with status {asked.returncode}"
+            f"importing {spec!r} ended the process with status {status}"
             " → run the module alone to see why"
         ) from error
     if isinstance(answer, Broken):
         broken = AppNotFound(answer.message)
         broken.add_note(answer.traceback)
         raise broken
-    return answer.values
+    return answer
 
 
-def _tell_settings(spec: str) -> int:
+def tell(spec: str, about: Callable[[Any], msgspec.Struct]) -> NoReturn:
+    """Import the app, write what there is to say about it as the last line, and end."""
     try:
-        answer: Settings | Broken = Settings(dict(_load(spec).settings))
+        answer = about(_load(spec))
     except BaseException as error:  # noqa: BLE001 - a child's main: user modules may raise anything
         answer = _broken(error)
     sys.stdout.buffer.write(b"\n" + msgspec.json.encode(answer) + b"\n")
@@ -343,7 +351,7 @@ def _tell_settings(spec: str) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--settings":
-        _tell_settings(sys.argv[2])
+        tell(sys.argv[2], lambda app: Settings(dict(app.settings)))
     if sys.argv[1] == "--child":
         _spec, _worker, _installation, _kind, _socket, _slot = sys.argv[2:]
         run_child(
