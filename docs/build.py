@@ -36,7 +36,11 @@ _PART = re.compile(
     re.DOTALL,
 )
 # What people and programs in other languages call; a worker calls the rest.
-_FOR_EVERYBODY = ("enqueue", "cancel", "retry", "add_queue", "pause_queue", "resume_queue", "purge")
+_FOR_EVERYBODY = (
+    "enqueue", "cancel", "retry", "add_queue", "pause_queue", "resume_queue", "purge",
+    "put_schedule", "fire_schedule", "drop_schedule", "pause_schedule", "resume_schedule",
+    "reset_schedule",
+)  # fmt: skip
 
 
 def main() -> int:

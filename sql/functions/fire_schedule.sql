@@ -30,7 +30,8 @@ begin
   end loop;
   update pgtask.schedule s
   set last_tick = v_at, last_job = v_job,
-      pending = (s.pending || case when v_job <> all(s.pending) then v_job end)[greatest(cardinality(s.pending) - 998, 1):]
+      pending = array(select u.job from (select p.job from unnest(s.pending) as p (job) union select v_job
+                                         order by 1 desc limit 1000) u order by 1)
   where s.id = v_schedule.id;
   return v_job;
 end $$;

@@ -1,5 +1,5 @@
--- Remove finished jobs older than p_finished seconds, one page at a time; call until 0. Whole days
--- go by dropping their partition, the rest by bounded deletes.
+-- Remove finished jobs and ticks older than p_finished seconds, one page of each at a time; call until 0.
+-- Whole days of jobs go by dropping their partition, the rest by bounded deletes.
 create or replace function pgtask.purge(
   p_finished double precision default 604800, p_page integer default 5000, p_at timestamptz default null
 ) returns bigint
@@ -10,6 +10,7 @@ declare
   v_old  timestamptz := v_at - p_finished * interval '1 second';
   v_ids  bigint[];
   v_rows bigint := 0;
+  v_more bigint;
 begin
   if p_finished is null or p_finished < 0 or p_page is null or p_page < 1 then
     raise exception 'purge takes an age of at least 0 seconds and a page of at least 1, got % and %', p_finished, p_page
@@ -51,7 +52,22 @@ begin
     select f.task, f.outcome, sum(f.n) from folded f group by f.task, f.outcome;
   end if;
   delete from pgtask.worker w where not w.alive and w.died_at < v_at - interval '1 day';
-  return v_rows;
+  delete from pgtask.beat b where b.id in (
+    select o.id from pgtask.beat o where o.seen_at < v_at - interval '1 day' for update skip locked);
+  -- What a schedule did last is of interest however long ago it was. The first look spares the second one
+  -- where nothing is old.
+  with old as materialized (
+    select t.ctid from pgtask.schedule s
+    cross join lateral (select k.tick_at from pgtask.tick k where k.schedule = s.id order by k.tick_at limit 1) first
+    cross join lateral (select k.tick_at from pgtask.tick k where k.schedule = s.id and first.tick_at <= v_old
+                        order by k.tick_at desc offset 19 limit 1) kept
+    cross join lateral (select k.ctid from pgtask.tick k where k.schedule = s.id and k.tick_at < kept.tick_at and k.tick_at <= v_old
+                        order by k.tick_at limit p_page for update skip locked) t
+    limit p_page
+  )
+  delete from pgtask.tick t using old o where t.ctid = o.ctid;
+  get diagnostics v_more = row_count;
+  return v_rows + v_more;
 end $$;
 comment on function pgtask.purge(double precision, integer, timestamptz) is
-  'Remove one page of finished jobs older than the age in seconds; returns how many. Call until 0.';
+  'Remove one page of finished jobs, and one of ticks, older than the age in seconds; returns how many. Call until 0.';
