@@ -148,7 +148,7 @@ def claim(
     Raises WorkerNotAlive when the lease is gone.
     """
     return Statement(
-        "select * from pgtask.claim(%(worker)s::uuid, %(limit)s::int, %(queues)s::text[],"
+        "select * from pgtask._claim(%(worker)s::uuid, %(limit)s::int, %(queues)s::text[],"
         " %(tasks)s::text[], %(idle_for)s::float8, %(lows)s::int[], %(highs)s::int[],"
         " %(froms)s::bigint[])",
         {

@@ -49,14 +49,14 @@ begin
     ),
     gone as (
       select l.id, l.created_at, l.epoch, l.priority, l.attempt, l.max_attempts, l.crashes, l.max_crashes, l.keep, l.task, l.queue,
-             l.args, l.kwargs, l.key, l.serial, l.policy, l.headers, l.tags, l.expires_at from lifted l
+             l.args, l.kwargs, l.key, l.serial, l.policy, l.headers, l.tags, l.tenant, l.expires_at from lifted l
       union all
       select d.id, d.created_at, d.epoch, d.priority, d.attempt, d.max_attempts, d.crashes, d.max_crashes, d.keep, d.task, d.queue,
-             d.args, d.kwargs, d.key, d.serial, d.policy, d.headers, d.tags, d.expires_at from dropped d
+             d.args, d.kwargs, d.key, d.serial, d.policy, d.headers, d.tags, d.tenant, d.expires_at from dropped d
     ),
     kept as (
       insert into pgtask.done (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task, queue,
-                               args, kwargs, key, serial, policy, headers, tags, expires_at, state, reason, purge_at)
+                               args, kwargs, key, serial, policy, headers, tags, tenant, expires_at, state, reason, purge_at)
       select g.*, 'c', 'cancelled',
              clock_timestamp() + pgtask._seconds(g.policy ->> 'result_ttl') * interval '1 second'
       from gone g where g.keep <> 'n'

@@ -43,9 +43,9 @@ begin
     ),
     kept as (
       insert into pgtask.done (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task, queue,
-                               args, kwargs, key, serial, policy, headers, tags, expires_at, worker, claimed_at, purge_at, state, result)
+                               args, kwargs, key, serial, policy, headers, tags, tenant, expires_at, worker, claimed_at, purge_at, state, result)
       select g.id, g.created_at, g.epoch, g.priority, g.attempt, g.max_attempts, g.crashes, g.max_crashes, g.keep, g.task, g.queue,
-             g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.expires_at, g.worker, g.claimed_at,
+             g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.tenant, g.expires_at, g.worker, g.claimed_at,
              case when g.policy is not null
                   then clock_timestamp() + pgtask._seconds(g.policy ->> 'result_ttl') * interval '1 second' end,
              's', case when not g.large then g.result::json end

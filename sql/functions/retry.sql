@@ -35,9 +35,9 @@ begin
   ),
   first as (
     insert into pgtask.ready (id, created_at, epoch, priority, max_attempts, max_crashes, keep, task, queue,
-                              args, kwargs, key, serial, policy, headers, tags)
+                              args, kwargs, key, serial, policy, headers, tags, tenant)
     select g.id, g.created_at, g.epoch, g.priority, g.max_attempts, g.max_crashes, g.keep, g.task, g.queue,
-           g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags
+           g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.tenant
     from gone g
   ),
   cleared as (

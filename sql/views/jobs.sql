@@ -5,25 +5,25 @@ select w.id, w.task, w.queue, w.priority, case when w.run_at is null then 'block
        case w.keep when 'a' then 'all' when 'f' then 'failures' else 'none' end as keep,
        w.key, w.serial, w.args, w.kwargs, w.policy, w.headers, w.tags, w.created_at, w.run_at, w.expires_at,
        null::uuid as worker, null::timestamptz as claimed_at, null::timestamptz as finished_at,
-       null::json as result, null::text as error
+       null::json as result, null::text as error, w.tenant
 from pgtask.waiting w
 union all
 select r.id, r.task, r.queue, r.priority, 'ready', null, r.attempt, r.max_attempts, r.epoch, coalesce(r.crashes, 0::smallint), coalesce(r.max_crashes, 3::smallint),
        case r.keep when 'a' then 'all' when 'f' then 'failures' else 'none' end,
        r.key, r.serial, r.args, r.kwargs, r.policy, r.headers, r.tags, r.created_at, null, r.expires_at,
-       null, null, null, null, null
+       null, null, null, null, null, r.tenant
 from pgtask.ready r
 union all
 select r.id, r.task, r.queue, r.priority, 'running', null, r.attempt, r.max_attempts, r.epoch, coalesce(r.crashes, 0::smallint), coalesce(r.max_crashes, 3::smallint),
        case r.keep when 'a' then 'all' when 'f' then 'failures' else 'none' end,
        r.key, r.serial, r.args, r.kwargs, r.policy, r.headers, r.tags, r.created_at, null, r.expires_at,
-       r.worker, r.claimed_at, null, null, null
+       r.worker, r.claimed_at, null, null, null, r.tenant
 from pgtask.running r
 union all
 select d.id, d.task, d.queue, d.priority,
        case d.state when 's' then 'succeeded' when 'f' then 'failed' else 'cancelled' end, d.reason, d.attempt, d.max_attempts, d.epoch, coalesce(d.crashes, 0::smallint), coalesce(d.max_crashes, 3::smallint),
        case d.keep when 'a' then 'all' when 'f' then 'failures' else 'none' end,
        d.key, d.serial, d.args, d.kwargs, d.policy, d.headers, d.tags, d.created_at, null, d.expires_at,
-       d.worker, d.claimed_at, d.finished_at, d.result, d.error
+       d.worker, d.claimed_at, d.finished_at, d.result, d.error, d.tenant
 from pgtask.done d;
 comment on view pgtask.jobs is 'Every job with its state; arguments and results over 2 kB are NULL here and stand in pgtask.payload.';

@@ -129,7 +129,7 @@ class World:
     def claim(self, worker: str, count: int = 1, queue: str = "default") -> list[tuple[int, int]]:
         """Claim jobs of task mail.send: (id, epoch) of each."""
         return self.connection.execute(
-            "select id, epoch from pgtask.claim(%s, %s, %s, array['mail.send'])",
+            "select id, epoch from pgtask._claim(%s, %s, %s, array['mail.send'])",
             [worker, count, [queue]],
         ).fetchall()
 

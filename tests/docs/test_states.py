@@ -42,7 +42,7 @@ class Database:
         return int(self.ask(f"select pgtask.enqueue('t'{words})", *options.values())[0][0])
 
     def claim(self) -> int | None:
-        rows = self.ask("select id from pgtask.claim(%s, 1, '{default}', '{t}')", self.worker)
+        rows = self.ask("select id from pgtask._claim(%s, 1, '{default}', '{t}')", self.worker)
         return int(rows[0][0]) if rows else None
 
     def finish(self, job: int, verdict: str) -> None:

@@ -73,7 +73,7 @@ class Mirror(Image):
         with self._engine.connection.transaction():
             self._engine.all("select set_config('synchronous_commit', 'on', true)")
             rows = self._engine.all(
-                "select id, epoch, attempt from pgtask.claim(%s, 10, %s::text[], '{t}',"
+                "select id, epoch, attempt from pgtask._claim(%s, 10, %s::text[], '{t}',"
                 " %s::float8, %s::int[], %s::int[], %s::bigint[])",
                 self._workers[step.life], queues, idle_for, *ranges,
             )  # fmt: skip

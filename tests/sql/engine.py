@@ -113,7 +113,7 @@ class Engine:
         tasks: Sequence[str] = ("t",),
     ) -> list[Any]:
         return self.all(
-            "select * from pgtask.claim(%s, %s::int, %s::text[], %s::text[])",
+            "select * from pgtask._claim(%s, %s::int, %s::text[], %s::text[])",
             worker, n, list(queues), list(tasks),
         )  # fmt: skip
 

@@ -178,7 +178,7 @@ def test_a_claim_of_one_job_touches_few_pages(explained: Explained) -> None:
     (look,) = [plan for plan in explained.plans if "for update skip locked" in plan.text]
     assert {n["Index Name"] for n in look.nodes() if "Index Name" in n} == {"ready_lane"}
     assert look.buffers <= 20
-    (whole,) = [plan for plan in explained.plans if "pgtask.claim(" in plan.text]
+    (whole,) = [plan for plan in explained.plans if "pgtask._claim(" in plan.text]
     assert whole.buffers <= 150
 
 

@@ -6,9 +6,11 @@
 --
 -- A worker may say where to look: then p_queues names a queue once for each range of priorities
 -- (p_lows .. p_highs), and p_froms the place (seq) to begin at, which counts where both are one priority.
-create or replace function pgtask.claim(
+-- p_tasks NULL means any task, p_like narrows them by a regular expression, p_tenant takes one tenant's only.
+create or replace function pgtask._claim(
   p_worker uuid, p_n integer, p_queues text[], p_tasks text[], p_idle_for double precision default 1,
-  p_lows integer[] default null, p_highs integer[] default null, p_froms bigint[] default null
+  p_lows integer[] default null, p_highs integer[] default null, p_froms bigint[] default null,
+  p_like text default null, p_tenant text default null
 ) returns table (
   id bigint, epoch integer, attempt smallint, max_attempts smallint, task text, queue text,
   args text, kwargs text, policy text, headers text, tags text[], serial boolean, priority smallint, seq bigint,
@@ -70,7 +72,8 @@ begin
           select array_agg(c.place), count(c.special) > 0
           into v_found, v_special
           from (select r.ctid as place, coalesce(r.serial, r.expires_at::text, r.policy ->> 'on_crash') as special from pgtask.ready r
-                where r.queue = v_range.queue and r.priority = v_range.low and r.seq >= v_range.seq and r.task = any(p_tasks)
+                where r.queue = v_range.queue and r.priority = v_range.low and r.seq >= v_range.seq and (p_tasks is null or r.task = any(p_tasks))
+                  and (p_like is null or r.task ~ p_like) and (p_tenant is null or r.tenant = p_tenant)
                   and r.xmax = '0'
                 order by r.seq
                 limit v_left - cardinality(v_all)) c;
@@ -78,14 +81,16 @@ begin
           select array_agg(c.place), count(c.special) > 0
           into v_found, v_special
           from (select r.ctid as place, coalesce(r.serial, r.expires_at::text, r.policy ->> 'on_crash') as special from pgtask.ready r
-                where r.queue = v_range.queue and r.priority = v_range.low and r.seq >= v_range.seq and r.task = any(p_tasks)
+                where r.queue = v_range.queue and r.priority = v_range.low and r.seq >= v_range.seq and (p_tasks is null or r.task = any(p_tasks))
+                  and (p_like is null or r.task ~ p_like) and (p_tenant is null or r.tenant = p_tenant)
                 order by r.seq
                 limit v_left - cardinality(v_all) for update skip locked) c;
         else
           select array_agg(c.place), count(c.special) > 0
           into v_found, v_special
           from (select r.ctid as place, coalesce(r.serial, r.expires_at::text, r.policy ->> 'on_crash') as special from pgtask.ready r
-                where r.queue = v_range.queue and r.priority between v_range.low and v_range.high and r.task = any(p_tasks)
+                where r.queue = v_range.queue and r.priority between v_range.low and v_range.high and (p_tasks is null or r.task = any(p_tasks))
+                  and (p_like is null or r.task ~ p_like) and (p_tenant is null or r.tenant = p_tenant)
                 order by r.priority desc, r.seq
                 limit v_left - cardinality(v_all) for update skip locked) c;
         end if;
@@ -125,9 +130,9 @@ begin
     ),
     held as (
       insert into pgtask.running (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep,
-                                  task, queue, args, kwargs, key, serial, policy, headers, tags, expires_at, worker)
+                                  task, queue, args, kwargs, key, serial, policy, headers, tags, tenant, expires_at, worker)
       select g.id, g.created_at, g.epoch + 1, g.priority, g.attempt + 1, g.max_attempts, g.crashes, g.max_crashes, g.keep,
-             g.task, g.queue, g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.expires_at, p_worker
+             g.task, g.queue, g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.tenant, g.expires_at, p_worker
       from gone g
     )
     select g.id, g.epoch + 1, (g.attempt + 1)::smallint, g.max_attempts, g.task, g.queue,
@@ -154,5 +159,5 @@ begin
     perform set_config('synchronous_commit', 'off', true);
   end if;
 end $$;
-comment on function pgtask.claim(uuid, integer, text[], text[], double precision, integer[], integer[], bigint[]) is
+comment on function pgtask._claim(uuid, integer, text[], text[], double precision, integer[], integer[], bigint[], text, text) is
   'Move up to n ready jobs of these queues and tasks to running for a live worker and return them.';
