@@ -18,7 +18,8 @@ declare
   v_expires  timestamptz := coalesce(p_expires_at, v_now + p_expires_in * interval '1 second');
   v_queue    text := coalesce(p_queue, 'default');
   v_now_due  boolean := v_run_at is null or v_run_at <= v_now;
-  v_tenant   text := coalesce(p_tenant, nullif(current_setting('pgtask.tenant', true), ''));
+  -- Empty means none, also where the connection's setting names one.
+  v_tenant   text := nullif(coalesce(p_tenant, current_setting('pgtask.tenant', true)), '');
   v_template pgtask._job;
   v_ids      bigint[];
   v_created  boolean[];
@@ -32,6 +33,9 @@ begin
   end if;
   if p_policy is not null then
     perform pgtask._check_policy(p_policy);
+  end if;
+  if length(v_tenant) > 128 then
+    raise exception 'a tenant has at most 128 characters, got %', length(v_tenant) using errcode = 'TQ002';
   end if;
   if not isfinite(v_run_at) or not isfinite(v_expires) then
     raise exception 'run_at and expires are instants or NULL, got infinity' using errcode = 'TQ002';
