@@ -163,5 +163,6 @@ def _empty(dsn: str) -> None:
         connection.execute(f"truncate {tables}".encode())
         connection.execute(
             "select setval('pgtask.seq', 1, false), setval('pgtask.idle_until', 0),"
-            " setval('pgtask.watched_until', 0)"
+            " setval('pgtask.watched_until', 0), setval('pgtask.upkeep_at', 0),"
+            " setval('pgtask.purge_at', 0)"
         )

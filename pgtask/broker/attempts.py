@@ -51,7 +51,7 @@ class Range(NamedTuple):
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False):
-    """How an attempt ended, in the words of pgtask.finish.
+    """How an attempt ended, in the words of pgtask._finish.
 
     `in_doubt`: unless the task's own transaction has committed, which the database will know.
     """
@@ -121,7 +121,7 @@ def heartbeat(
     Raises WorkerNotAlive when the worker was declared dead.
     """
     return Statement(
-        "select * from pgtask.heartbeat(%(worker)s::uuid, %(tasks)s::text[], %(outcomes)s::text[],"
+        "select * from pgtask._heartbeat(%(worker)s::uuid, %(tasks)s::text[], %(outcomes)s::text[],"
         " %(counts)s::bigint[])",
         {
             "worker": worker,
@@ -193,7 +193,7 @@ def finish(
     }
     if not patient and all(outcome.verdict == "succeeded" for outcome in ended):
         return Statement(
-            "select * from pgtask.finish(%(worker)s::uuid, %(ids)s::bigint[], %(epochs)s::int[],"
+            "select * from pgtask._finish(%(worker)s::uuid, %(ids)s::bigint[], %(epochs)s::int[],"
             " %(results)s::text[])",
             params,
             _answers,
@@ -201,7 +201,7 @@ def finish(
     for column in ("verdict", "delay", "reason", "type", "message", "traceback"):
         params[column] = [getattr(outcome, column) for outcome in ended]
     return Statement(
-        "select * from pgtask.finish(%(worker)s::uuid, %(ids)s::bigint[], %(epochs)s::int[],"
+        "select * from pgtask._finish(%(worker)s::uuid, %(ids)s::bigint[], %(epochs)s::int[],"
         " %(results)s::text[], %(verdict)s::text[], %(delay)s::float8[], %(reason)s::text[],"
         " %(type)s::text[], %(message)s::text[], %(traceback)s::text[])",
         params,

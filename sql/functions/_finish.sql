@@ -5,7 +5,7 @@
 -- released (given back, not counted), cancelled; and, decided here because no Python may be left to
 -- decide: crashed, timeout, lost. NULL p_verdicts means all succeeded.
 -- Comes back: one row per job of which nothing was recorded, answer busy or stale.
-create or replace function pgtask.finish(
+create or replace function pgtask._finish(
   p_worker uuid, p_ids bigint[], p_epochs integer[], p_results text[], p_verdicts text[] default null,
   p_delays double precision[] default null, p_reasons text[] default null,
   p_types text[] default null, p_messages text[] default null, p_tracebacks text[] default null
@@ -108,5 +108,5 @@ begin
     group by o.id;
   end if;
 end $$;
-comment on function pgtask.finish(uuid, bigint[], integer[], text[], text[], double precision[], text[], text[], text[], text[]) is
+comment on function pgtask._finish(uuid, bigint[], integer[], text[], text[], double precision[], text[], text[], text[], text[]) is
   'Record how attempts of one worker ended; answers only those that were not recorded (busy, stale).';

@@ -136,13 +136,13 @@ class World:
     def finish(self, worker: str, job: tuple[int, int], result: str = "42") -> None:
         """End an attempt well."""
         self.connection.execute(
-            "select pgtask.finish(%s, %s, %s, %s)", [worker, [job[0]], [job[1]], [result]]
+            "select pgtask._finish(%s, %s, %s, %s)", [worker, [job[0]], [job[1]], [result]]
         )
 
     def fail(self, worker: str, job: tuple[int, int], *, verdict: str = "failed") -> None:
         """End an attempt badly: failed for good, or retried."""
         self.connection.execute(
-            "select pgtask.finish(%s, %s, %s, array[null::text], array[%s], array[60::float8],"
+            "select pgtask._finish(%s, %s, %s, array[null::text], array[%s], array[60::float8],"
             " array['error'], array['ValueError'], array['no such box'],"
             " array['Traceback: line 1'])",
             [worker, [job[0]], [job[1]], verdict],

@@ -47,7 +47,7 @@ class Database:
 
     def finish(self, job: int, verdict: str) -> None:
         answers = self.ask(
-            "select * from pgtask.finish(%s, array[%s::bigint],"
+            "select * from pgtask._finish(%s, array[%s::bigint],"
             " array(select epoch from pgtask.jobs where id = %s), array[null::text], array[%s])",
             self.worker,
             job,

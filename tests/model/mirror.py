@@ -130,7 +130,7 @@ class Mirror(Image):
         assert answers == {self._ids[job]: "stale" for job in stale}
 
     def _beat(self, step: Step, before: State) -> None:
-        beat: LiteralString = "select job from pgtask.heartbeat(%s)"
+        beat: LiteralString = "select job from pgtask._heartbeat(%s)"
         worker = self._workers[step.life]
         try:
             wishes = self._tables(before).heartbeat(step.life)

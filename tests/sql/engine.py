@@ -18,7 +18,7 @@ ENQUEUE: LiteralString = (
     " %(policy)s::json, %(headers)s::json, %(tags)s::text[])"
 )
 FINISH: LiteralString = (
-    "select * from pgtask.finish(%(worker)s::uuid, %(ids)s::bigint[], %(epochs)s::int[],"
+    "select * from pgtask._finish(%(worker)s::uuid, %(ids)s::bigint[], %(epochs)s::int[],"
     " %(results)s::text[], %(verdicts)s::text[], %(delays)s::float8[], %(reasons)s::text[],"
     " %(types)s::text[], %(messages)s::text[], %(tracebacks)s::text[])"
 )

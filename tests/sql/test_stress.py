@@ -120,7 +120,7 @@ class Player:
 
     def beat(self) -> None:
         self.engine.all(
-            "select * from pgtask.heartbeat(%s, '{t}', '{succeeded}', '{1}')", self.worker
+            "select * from pgtask._heartbeat(%s, '{t}', '{succeeded}', '{1}')", self.worker
         )
 
     def purge(self) -> None:
