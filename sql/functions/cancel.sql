@@ -1,42 +1,21 @@
 -- Cancel jobs: what has not begun ends now, what runs is asked to stop. One row per id.
-create or replace function pgtask.cancel(p_ids bigint[], p_terminate boolean default false)
+create or replace function pgtask.cancel(ids bigint[], terminate boolean default false)
 returns table (id bigint, outcome text)
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp set enable_seqscan = off set jit = off
 as $$
 #variable_conflict use_column
 declare
-  v_left    bigint[] := array(select distinct i.id from unnest(p_ids) as i (id) where i.id is not null order by i.id);
+  v_left    bigint[] := array(select distinct i.id from unnest(cancel.ids) as i (id) where i.id is not null order by i.id);
   v_gone    bigint[];
   v_asked   bigint[];
   v_tasks   text[];
   v_worker  uuid;
-  v_id      bigint;
   v_locked  bigint[];
 begin
   -- A job can pass from one table to the next between two statements; look again.
   for look in 1..5 loop
     exit when cardinality(v_left) = 0;
-    -- Producers lock the owners of their keys in key order. So do we, and go by id after that: then
-    -- nobody waits in a ring. One that was rewritten while we waited is met again before the next.
-    v_locked := '{}';
-    for v_id in
-      select k.id from (
-        select w.id, w.key from pgtask.waiting w where w.id = any(v_left) and w.key is not null
-        union all select r.id, r.key from pgtask.ready r where r.id = any(v_left) and r.key is not null) k
-      order by k.key, k.id
-    loop
-      loop
-        perform 1 from pgtask.waiting w where w.id = v_id for update;
-        if not found then
-          perform 1 from pgtask.ready r where r.id = v_id for update;
-        end if;
-        if found then
-          v_locked := v_locked || v_id;
-        end if;
-        exit when found or not exists (select from pgtask.waiting w where w.id = v_id
-                                       union all select from pgtask.ready r where r.id = v_id);
-      end loop;
-    end loop;
+    v_locked := pgtask._lock_keyed(v_left);
     with lifted as (
       delete from pgtask.waiting w where w.id in (
         select l.id from pgtask.waiting l
@@ -72,7 +51,7 @@ begin
 
     with asked as (
       insert into pgtask.cancel_request (job, worker, terminate)
-      select r.id, r.worker, coalesce(p_terminate, false) from pgtask.running r where r.id = any(v_left) order by r.id
+      select r.id, r.worker, coalesce(cancel.terminate, false) from pgtask.running r where r.id = any(v_left) order by r.id
       on conflict (job) do update set terminate = pgtask.cancel_request.terminate or excluded.terminate, worker = excluded.worker
       returning job, worker
     )
@@ -96,3 +75,6 @@ begin
 end $$;
 comment on function pgtask.cancel(bigint[], boolean) is
   'Cancel jobs; per id: cancelled, cancelling (it runs and was asked to stop), finished or missing.';
+-- example:
+--   select * from pgtask.cancel(array[7, 8]);
+--   select outcome, count(*) from pgtask.cancel(array(select pgtask.find_jobs(queue => 'mail'))) group by outcome;

@@ -170,6 +170,17 @@ def _cancel(job: int, db: Database) -> None:
     db.ask("select pgtask.cancel(array[%s::bigint])", job)
 
 
+def _reschedule(at: str) -> Callable[[int, Database], None]:
+    def act(job: int, db: Database) -> None:
+        db.ask("select pgtask.reschedule(array[%s::bigint], now() + %s::interval)", job, at)
+
+    return act
+
+
+def _discard(job: int, db: Database) -> None:
+    db.ask("select pgtask.discard(array[%s::bigint])", job)
+
+
 def _retry(job: int, db: Database) -> None:
     db.ask("select pgtask.retry(array[%s::bigint])", job)
 
@@ -201,6 +212,12 @@ MOVES: dict[Move, Callable[[int, Database], int | None]] = {
     ("cancel", "blocked", "cancelled"): _cancel,
     ("cancel", "ready", "cancelled"): _cancel,
     ("cancel", "running", "running"): _cancel,
+    ("reschedule", "ready", "scheduled"): _reschedule("1 hour"),
+    ("reschedule", "scheduled", "ready"): _reschedule("0"),
+    ("reschedule", "blocked", "scheduled"): _reschedule("1 hour"),
+    ("discard", "scheduled", "failed"): _discard,
+    ("discard", "blocked", "failed"): _discard,
+    ("discard", "ready", "failed"): _discard,
     ("retry", "failed", "ready"): _retry,
     ("retry", "succeeded", "ready"): _retry,
     ("retry", "cancelled", "ready"): _retry,

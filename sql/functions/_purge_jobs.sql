@@ -1,0 +1,29 @@
+-- Remove a page of the finished jobs among these, with what stands beside them. Waits for nobody.
+create or replace function pgtask._purge_jobs(p_ids bigint[], p_old timestamptz, p_page integer) returns bigint
+language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp set enable_seqscan = off set jit = off
+as $$
+declare
+  v_ids bigint[];
+begin
+  with page as materialized (
+    select d.tableoid, d.ctid, d.id from pgtask.done d where d.id = any(p_ids) and d.finished_at <= p_old
+    limit p_page for update skip locked
+  ),
+  -- A job whose key a producer holds this moment is left.
+  held as materialized (
+    select k.key, k.job from pgtask.job_key k where k.job in (select p.id from page p) for update skip locked
+  ),
+  freed as (delete from pgtask.job_key k using held h where k.key = h.key),
+  gone as (
+    delete from pgtask.done d using page p
+    where d.tableoid = p.tableoid and d.ctid = p.ctid
+      and (not exists (select from pgtask.job_key k where k.job = p.id) or p.id in (select h.job from held h))
+    returning d.id
+  )
+  select array_agg(g.id) into v_ids from gone g;
+  delete from pgtask.payload p where p.job = any(v_ids);
+  delete from pgtask.attempt_error a where a.job = any(v_ids);
+  return coalesce(cardinality(v_ids), 0);
+end $$;
+comment on function pgtask._purge_jobs(bigint[], timestamptz, integer) is
+  'Remove at most a page of these jobs, those that finished by then; returns how many.';
