@@ -1,5 +1,5 @@
 -- Ids of the jobs that match, for the functions that take ids. NULL stands for any; tenant is by default that
--- of the setting pgtask.tenant, and without one any; the empty one stands for jobs without a tenant.
+-- of the setting pgtask.tenant; '' is everybody's.
 create or replace function pgtask.find_jobs(
   queue text default null, task text default null, state text default null, older_than interval default null,
   tag text default null, key text default null, serial text default null, tenant text default null,
@@ -18,7 +18,7 @@ declare
   v_tag    text := find_jobs.tag;
   v_key    text := find_jobs.key;
   v_serial text := find_jobs.serial;
-  v_tenant text := coalesce(find_jobs.tenant, nullif(current_setting('pgtask.tenant', true), ''));
+  v_tenant text := nullif(coalesce(find_jobs.tenant, current_setting('pgtask.tenant', true)), '');
   v_reason text := find_jobs.reason;
   v_limit  integer := find_jobs."limit";
 begin
@@ -46,7 +46,7 @@ begin
     and (v_tag is null or v_tag = any(j.tags))
     and (v_key is null or j.key = v_key)
     and (v_serial is null or j.serial = v_serial)
-    and (v_tenant is null or coalesce(j.tenant, '') = v_tenant)
+    and (v_tenant is null or j.tenant = v_tenant)
     and (v_reason is null or j.reason = v_reason)
   order by j.id
   limit v_limit;
