@@ -17,6 +17,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgtask import config, embedded
 from pgtask.broker import migrate
+from tests.roles import Roles
 from tests.workers import Worker
 
 _TABLES = (
@@ -89,6 +90,19 @@ def other_dsn(_other: str) -> str:
     """A second migrated database, empty."""
     _empty(_other)
     return _other
+
+
+@pytest.fixture(scope="session")
+def _roles(server: TestServer, worker_id: str) -> Iterator[Roles]:
+    with Roles.made(server, worker_id) as roles:
+        yield roles
+
+
+@pytest.fixture
+def roles(_roles: Roles) -> Roles:
+    """A role of each group, with a database of their own, empty."""
+    _empty(_roles.dsn("owner"))
+    return _roles
 
 
 @pytest.fixture

@@ -46,14 +46,18 @@ def test_only_maintain_builds_statements_from_text(engine: Engine) -> None:
     assert dynamic == ["maintain"]
 
 
-def test_everybody_may_see_which_migrations_ran_and_nothing_else(engine: Engine) -> None:
+def test_public_has_nothing_neither_functions_nor_tables_nor_the_schema(engine: Engine) -> None:
     granted = engine.all(
         "select c.relname::text as name, a.privilege_type from pg_class c, aclexplode(c.relacl) a"
         " where c.relnamespace = %s::regnamespace and a.grantee = 0 union all"
         " select n.nspname::text, a.privilege_type from pg_namespace n, aclexplode(n.nspacl) a"
-        " where n.nspname = %s and a.grantee = 0 order by name", OURS, OURS,
+        " where n.nspname = %s and a.grantee = 0 union all"
+        " select p.proname::text, a.privilege_type from pg_proc p,"
+        " aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a"
+        " where p.pronamespace = %s::regnamespace and a.grantee = 0 order by name",
+        OURS, OURS, OURS,
     )  # fmt: skip
-    assert granted == [("migration", "SELECT"), ("repeatable", "SELECT")]
+    assert granted == []
 
 
 def test_there_are_no_foreign_keys_and_triggers_only_where_people_write(engine: Engine) -> None:
