@@ -12,13 +12,14 @@ begin
   -- In a transaction that has been open for a while, and may be for another, nobody sees what this does:
   -- leave it to others for 4 s. A time far ahead was set before the clock was put back.
   if v_due - v_ms < 10000
-     and v_ms < v_due + case when now() < clock_timestamp() - interval '100 ms' then 4000 else 0 end then
+     and v_ms < v_due + (case when now() < clock_timestamp() - interval '100 ms' then 4000 else 0 end) then
     return;
   end if;
   perform setval('pgtask.upkeep_at', v_ms + 1000);
   v_alone := not exists (select from pgtask.worker w where w.alive and w.lease is null
                          and w.last_beat_at > clock_timestamp() - interval '1 minute');
-  if v_alone or exists (select from pgtask.worker w where w.alive and w.last_beat_at < clock_timestamp() - w.lease) then
+  if v_alone
+     or exists (select from pgtask.worker w where w.alive and w.last_beat_at < clock_timestamp() - w.lease) then
     perform pgtask.rescue();
   end if;
   if v_alone then
@@ -26,7 +27,8 @@ begin
     perform pgtask._promote(1000, clock_timestamp());
     v_due := coalesce(pg_sequence_last_value('pgtask.purge_at'::regclass), 0);
     -- What a worker was told to keep only that worker knows: not within a day of the last one.
-    if (v_ms >= v_due or v_due - v_ms > 120000) and not exists (select from pgtask.worker w where w.lease is null) then
+    if (v_ms >= v_due or v_due - v_ms > 120000)
+       and not exists (select from pgtask.worker w where w.lease is null) then
       perform setval('pgtask.purge_at', v_ms + 60000);
       if pgtask.purge(604800, 1000) >= 1000 then
         perform setval('pgtask.purge_at', v_ms + 1000);

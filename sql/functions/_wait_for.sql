@@ -6,7 +6,10 @@ begin
   if p_delay not between interval '0' and interval '100 years' then
     raise exception '% is at least 0 and at most 100 years, got %', p_name, p_delay using errcode = 'TQ002';
   end if;
-  -- A year of months is longer than one of days.
-  return greatest(0, extract(epoch from p_delay));
+  if p_delay is not null then
+    -- A year of months is longer than one of days: '1 year -360 days' is no negative interval.
+    return greatest(0, extract(epoch from p_delay));
+  end if;
+  return null;
 end $$;
 comment on function pgtask._wait_for(text, interval) is 'A delay in seconds; raises TQ002 for one that is negative or endless.';
