@@ -41,7 +41,7 @@ INSIDE = (
     "_check_wanted", "_count", "_end", "_enqueue_keyed", "_forget", "_forget_ticks", "_globs",
     "_hand_over", "_hold", "_keep_keys", "_lock_keyed", "_make_job", "_place", "_promote",
     "_purge_jobs", "_redeclare", "_refuse_stale", "_schedule_of", "_seconds", "_settle", "_sign",
-    "_tell_beat", "_upkeep", "_wait_for", "_wake",
+    "_tell_beat", "_tell_event", "_upkeep", "_wait_for", "_wake",
 )  # fmt: skip
 
 FUNCTIONS: Mapping[Group, tuple[str, ...]] = MappingProxyType(
