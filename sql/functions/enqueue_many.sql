@@ -18,7 +18,8 @@ declare
 begin
   v_keyed := pgtask._check_specs(jobs);
   if length(v_tenant) > 128 then
-    raise exception 'a tenant has at most 128 characters, pgtask.tenant has %', length(v_tenant) using errcode = 'TQ002';
+    raise exception 'a tenant has at most 128 characters, pgtask.tenant has %', length(v_tenant)
+      using errcode = 'TQ002';
   end if;
 
   if not v_keyed then
@@ -26,7 +27,8 @@ begin
     with new as materialized (
       select nextval('pgtask.seq') as id, s.ordinality as place, s.task, coalesce(s.queue, 'default') as queue,
              s.serial, s.tags,
-             coalesce(s.args, '[]') as args, s.kwargs, case when s.headers::text <> '{}' then s.headers end as headers,
+             coalesce(s.args, '[]') as args, s.kwargs,
+             case when s.headers::text <> '{}' then s.headers end as headers,
              coalesce(s.priority, 0)::smallint as priority, coalesce(s.max_attempts, 3)::smallint as max_attempts,
              coalesce(left(s.keep, 1), 'a')::"char" as keep, nullif(coalesce(s.tenant, v_tenant), '') as tenant,
              coalesce(s.run_at, v_now + s.delay) as run_at, v_now + s.expires as expires_at,
