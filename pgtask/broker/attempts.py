@@ -165,6 +165,18 @@ def claim(
     )
 
 
+def claim_job(worker: UUID, job_id: int, tasks: Sequence[str]) -> Statement[Claimed | None]:
+    """Take this job, if it is due, its queue is not paused, and its task is one of these.
+
+    Raises WorkerNotAlive when the lease is gone.
+    """
+    return Statement(
+        "select * from pgtask._claim_job(%(worker)s::uuid, %(id)s::bigint, %(tasks)s::text[])",
+        {"worker": worker, "id": job_id, "tasks": list(tasks)},
+        lambda rows: Claimed(*rows[0]) if rows else None,
+    )
+
+
 def raise_flag(idle_for: float) -> Statement[None]:
     """Have enqueues notify for `idle_for` seconds, as claims that find little do."""
     return Statement(
