@@ -2,7 +2,6 @@
 -- `_enqueue` does not ask: Python has, and an app may have raised the limit of size for itself.
 create or replace function pgtask._check_arguments(p_args json, p_kwargs json, p_headers json default null) returns void
 language plpgsql immutable security definer set search_path = pg_catalog, pgtask, pg_temp
-set standard_conforming_strings = on  -- a session may have it off, and what is below means backslashes
 as $$
 declare
   v_size bigint := octet_length(coalesce(p_args::text, '')) + octet_length(coalesce(p_kwargs::text, ''));
@@ -28,23 +27,23 @@ begin
       octet_length(p_headers::text) using errcode = 'TQ002';
   end if;
   for v_name, v_text in values ('args', p_args::text), ('kwargs', p_kwargs::text), ('headers', p_headers::text) loop
-    if strpos(v_text, '\u') > 0 then
+    if strpos(v_text, E'\\u') > 0 then
       -- A backslash that is itself escaped begins no escape.
-      v_deep := replace(v_text, '\\', ' ');
-      if v_deep ~ '\\u0000' then
+      v_deep := replace(v_text, E'\\\\', ' ');
+      if v_deep ~ E'\\\\u0000' then
         raise exception '% holds the character NUL, which PostgreSQL cannot store; leave it out', v_name
           using errcode = 'TQ002';
       end if;
       -- Pairs away; a surrogate that remains stands alone.
-      if regexp_replace(v_deep, '\\u[dD][89abAB][[:xdigit:]]{2}\\u[dD][c-fC-F][[:xdigit:]]{2}', '', 'g')
-         ~ '\\u[dD][89a-fA-F]' then
+      if regexp_replace(v_deep, E'\\\\u[dD][89abAB][[:xdigit:]]{2}\\\\u[dD][c-fC-F][[:xdigit:]]{2}', '', 'g')
+         ~ E'\\\\u[dD][89a-fA-F]' then
         raise exception '% holds half of a surrogate pair, which is no character; send well-formed Unicode', v_name
           using errcode = 'TQ002';
       end if;
     end if;
     -- 65 levels take 130 characters, and an opening bracket each.
     if length(v_text) > 130 and length(v_text) - length(translate(v_text, '[{', '')) > 65 then
-      v_deep := regexp_replace(v_text, '"([^"\\]|\\.)*"', '', 'g');
+      v_deep := regexp_replace(v_text, E'"([^"\\\\]|\\\\.)*"', '', 'g');
       v_deep := translate(regexp_replace(v_deep, '[^][{}]', '', 'g'), '{}', '[]');
       -- Each pass takes the innermost level away. args and kwargs themselves are not counted.
       for i in 1..65 loop

@@ -3,7 +3,6 @@
 create or replace function pgtask._check_specs(p_jobs pgtask.job_spec[]) returns boolean
 language plpgsql stable security definer set search_path = pg_catalog, pgtask, pg_temp
 set plan_cache_mode = force_generic_plan
-set standard_conforming_strings = on  -- a session may have it off, and what is below means backslashes
 as $$
 #variable_conflict use_column
 declare
@@ -38,7 +37,7 @@ begin
     from unnest(p_jobs) with ordinality s
     where s.headers is not null
        or json_typeof(s.args) <> 'array' or json_typeof(s.kwargs) <> 'object'
-       or strpos(s.args::text, '\u') > 0 or strpos(s.kwargs::text, '\u') > 0
+       or strpos(s.args::text, E'\\u') > 0 or strpos(s.kwargs::text, E'\\u') > 0
        or octet_length(s.args::text) > 130
           and length(s.args::text) - length(translate(s.args::text, '[{', '')) > 65
        or octet_length(s.kwargs::text) > 130

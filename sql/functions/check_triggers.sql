@@ -2,7 +2,6 @@
 create or replace function pgtask.check_triggers(of_table regclass default null)
 returns table (relation regclass, trigger text, problem text)
 language plpgsql stable security definer set search_path = pg_catalog, pgtask, pg_temp
-set standard_conforming_strings = on
 as $$
 #variable_conflict use_variable
 declare
@@ -13,7 +12,7 @@ begin
     select t.tgrelid, t.tgname::text, t.tgtype::integer as bits, p.proname::text,
            -- Bytes, each argument ended by a zero; hexadecimal, as text cannot hold one.
            array(select convert_from(decode(replace(a.hex, ' ', ''), 'hex'), getdatabaseencoding())
-                 from unnest(string_to_array(regexp_replace(encode(t.tgargs, 'hex'), '(..)', '\1 ', 'g'), '00 '))
+                 from unnest(string_to_array(regexp_replace(encode(t.tgargs, 'hex'), '(..)', E'\\1 ', 'g'), '00 '))
                    with ordinality as a (hex, place)
                  where a.place <= t.tgnargs order by a.place) as argv
     from pg_trigger t join pg_proc p on p.oid = t.tgfoid
