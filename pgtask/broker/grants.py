@@ -17,17 +17,18 @@ _EVERYBODY = ("_installation",)
 _PRODUCE = (
     "enqueue", "enqueue_many", "_enqueue", "_results", "_watch",
     # Creating a trigger asks for this; firing it does not.
-    "enqueue_row_id", "enqueue_row", "enqueue_fields",
+    "enqueue_row_id", "enqueue_row", "enqueue_fields", "check_triggers",
 )  # fmt: skip
 _CONSUME = ("claim", "complete", "fail", "snooze", "heartbeat", "release", "finish")
 # What pgtask's own workers and beats call. They may be changed from one release to the next.
 ENGINE = (
-    "_claim", "_finish", "_heartbeat", "_raise_flag", "beats", "commit_job", "deregister", "held",
-    "learn", "maintain", "promote", "queues_with_work", "register", "rescue", "writers",
+    "_claim", "_claim_job", "_finish", "_heartbeat", "_raise_flag", "beats", "commit_job",
+    "deregister", "held", "learn", "maintain", "promote", "queues_with_work", "register", "rescue",
+    "writers",
     "_declare_schedules", "_due", "_fire", "_planned", "_replan",
 )  # fmt: skip
 # A worker forgets what is past its retention, as a person may.
-_PURGE = ("purge",)
+_PURGE = ("purge", "_purge_jobs")
 _MANAGE = (
     "cancel", "discard", "reschedule", "retry", "add_queue", "pause_queue", "resume_queue",
     "set_queue_events", "put_schedule", "_put_schedule", "fire_schedule", "drop_schedule",
@@ -36,12 +37,13 @@ _MANAGE = (
 _FIND = ("find_jobs",)
 # Called by the functions above, with their owner's rights.
 INSIDE = (
-    "_announce", "_backoff", "_cancel_again", "_check_arguments", "_check_call", "_check_keys",
-    "_check_options", "_check_policy", "_check_result", "_check_schedule", "_check_specs",
-    "_check_wanted", "_count", "_end", "_enqueue_keyed", "_forget", "_forget_ticks", "_globs",
-    "_hand_over", "_hold", "_keep_keys", "_lock_keyed", "_make_job", "_place", "_promote",
-    "_purge_jobs", "_redeclare", "_refuse_stale", "_schedule_of", "_seconds", "_settle", "_sign",
-    "_tell_beat", "_tell_event", "_upkeep", "_wait_for", "_wake",
+    "_announce", "_backoff", "_cancel_again", "_check_arguments", "_check_call", "_check_casts",
+    "_check_keys", "_check_options", "_check_policy", "_check_result", "_check_schedule",
+    "_check_specs", "_check_wanted", "_count", "_end", "_enqueue_keyed", "_enqueue_rows", "_fill",
+    "_forget", "_forget_ticks", "_globs", "_hand_over", "_hold", "_keep_keys", "_lock_keyed",
+    "_make_job", "_pick", "_place", "_placeholders", "_promote", "_redeclare", "_refuse_stale",
+    "_schedule_of", "_seconds", "_settle", "_sign", "_tell_beat", "_tell_event", "_trigger_plan",
+    "_upkeep", "_wait_for", "_wake",
 )  # fmt: skip
 
 FUNCTIONS: Mapping[Group, tuple[str, ...]] = MappingProxyType(

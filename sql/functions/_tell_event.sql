@@ -14,8 +14,8 @@ declare
   v_job    record := case when tg_op = 'DELETE' then old else new end;
 begin
   get diagnostics v_stack = pg_context;
-  v_by := substring(v_stack from '\m(_?enqueue\w*|_place|_?promote|_hand_over|_settle|retry|reschedule|discard|cancel|_hold|'
-                                 '_?finish|_claim|maintain)\(');
+  v_by := substring(v_stack from E'\\m(_?enqueue\\w*|_place|_?promote|_hand_over|_settle|retry|reschedule|discard|cancel|_hold|'
+                                 '_?finish|_claim|maintain)[(]');
   if tg_op = 'DELETE' then
     if v_by like '%enqueue%' or v_by = 'maintain'
        or exists (select from pgtask.ready r where r.id = v_job.id) or exists (select from pgtask.waiting w where w.id = v_job.id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tests.sql.engine import Engine
 
 OURS = "pgtask"
@@ -44,6 +46,22 @@ def test_only_what_changes_tables_builds_statements_from_text(engine: Engine) ->
         " and prosrc ~* '\\mexecute\\M' order by 1", OURS,
     )  # fmt: skip
     assert dynamic == ["maintain", "set_queue_events"]
+
+
+def test_a_backslash_stands_in_escape_strings_only(engine: Engine) -> None:
+    """In a plain one it means what the caller's standard_conforming_strings says."""
+    misread = [
+        function.name
+        for function in engine.all(
+            "select proname::text as name, prosrc from pg_proc"
+            " where pronamespace = %s::regnamespace", OURS,
+        )
+        for literal in re.findall(
+            r"--[^\n]*|[Ee]'(?:[^'\\]|\\.|'')*'|('(?:[^']|'')*')", function.prosrc
+        )
+        if "\\" in literal
+    ]  # fmt: skip
+    assert misread == []
 
 
 def test_public_has_nothing_neither_functions_nor_tables_nor_the_schema(engine: Engine) -> None:
