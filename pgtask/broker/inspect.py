@@ -249,7 +249,10 @@ with job as (select * from pgtask.jobs where id = %(job)s::bigint),
 live as (
   select w.running < w.children as has_room,
          w.queues && array[job.queue, '*'] as takes_queue,
-         job.task = any (w.tasks) as knows_task
+         exists (select from unnest(w.tasks) as t (glob)
+                  where job.task like replace(replace(replace(replace(
+                    t.glob, '!', '!!'), '_', '!_'), '%%', '!%%'), '*', '%%') escape '!'
+                ) as knows_task
     from job, pgtask.workers w
    where w.alive
 )
@@ -313,7 +316,7 @@ def tasks() -> Statement[list[TaskLine]]:
 with known as (
   select t.task, count(*) as workers
     from pgtask.workers w, unnest(w.tasks) as t (task)
-   where w.alive
+   where w.alive and w.kind = 'worker'
    group by t.task
 ),
 wanted as (

@@ -8,6 +8,8 @@ from uuid import uuid4
 
 import pytest
 
+from pgtask.broker import inspect
+from pgtask.broker.pool import Broker
 from tests.conditions import eventually
 from tests.sql.consumers import Consumer, refused
 from tests.sql.engine import Engine
@@ -364,3 +366,23 @@ def test_any_number_of_crashed_consumers_lose_all_they_held(engine: Engine) -> N
         each.fall_silent("31 seconds")
 
     assert len(Consumer(engine).claim(100)) == 40
+
+
+# What people are told ---------------------------------------------------------------------------
+
+
+def test_a_consumer_counts_as_one_who_knows_the_tasks_its_globs_fit(
+    engine: Engine, consumer: Consumer, dsn: str
+) -> None:
+    mine, other = engine.enqueue(task="mail_send.now"), engine.enqueue(task="mailxsend.now")
+    engine.all("select pgtask.pause_queue('default')")
+    consumer.claim(tasks=["mail_s*.now", "%", "\\", "!"])
+    broker = Broker(dsn, pool_max=1)
+    try:
+        facts = [broker.run(inspect.obstacles(job_id)) for job_id in (mine, other)]
+        known = [line.task for line in broker.run(inspect.tasks()) if line.workers]
+    finally:
+        broker.close()
+
+    assert [fact and fact.workers_of_task for fact in facts] == [1, 0]
+    assert known == []
