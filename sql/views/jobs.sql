@@ -2,13 +2,13 @@
 -- is for those who may read pgtask.payload, where the long ones of these stand; others see NULL.
 create or replace view pgtask.jobs as
 select j.id, j.task, j.queue, j.priority, j.state, j.reason, j.attempt, j.max_attempts, j.epoch, j.crashes, j.max_crashes, j.keep, j.key, j.serial,
-       case when (select has_table_privilege('pgtask.payload', 'select')) then j.args end as args,
-       case when (select has_table_privilege('pgtask.payload', 'select')) then j.kwargs end as kwargs,
+       case when (select has_table_privilege('pgtask.payload'::regclass, 'select')) then j.args end as args,
+       case when (select has_table_privilege('pgtask.payload'::regclass, 'select')) then j.kwargs end as kwargs,
        j.policy,
-       case when (select has_table_privilege('pgtask.payload', 'select')) then j.headers end as headers,
+       case when (select has_table_privilege('pgtask.payload'::regclass, 'select')) then j.headers end as headers,
        j.tags, j.created_at, j.run_at, j.expires_at, j.worker, j.claimed_at, j.finished_at,
-       case when (select has_table_privilege('pgtask.payload', 'select')) then j.result end as result,
-       case when (select has_table_privilege('pgtask.payload', 'select')) then j.error end as error,
+       case when (select has_table_privilege('pgtask.payload'::regclass, 'select')) then j.result end as result,
+       case when (select has_table_privilege('pgtask.payload'::regclass, 'select')) then j.error end as error,
        j.tenant
 from (
   select w.id, w.task, w.queue, w.priority, case when w.run_at is null then 'blocked' else 'scheduled' end as state,

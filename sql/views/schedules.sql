@@ -7,12 +7,12 @@ select s.id, s.name, s.task,
        s.next_at, s.last_tick, s.last_job, j.state as last_state, s.spec, s.catchup, s.overlap, s.grace, s.error,
        s.enabled, s.paused, s.paused_reason, s.paused_by, s.paused_at,
        s.source, s.app, s.edited, s.gone,
-       case when (select has_table_privilege('pgtask.payload', 'select')) then s.args end as args,
-       case when (select has_table_privilege('pgtask.payload', 'select')) then s.kwargs end as kwargs,
+       case when (select has_table_privilege('pgtask.payload'::regclass, 'select')) then s.args end as args,
+       case when (select has_table_privilege('pgtask.payload'::regclass, 'select')) then s.kwargs end as kwargs,
        s.queue, s.priority, s.max_attempts, s.max_crashes, s.key, s.on_conflict,
        s.serial, s.keep, s.expires_in, s.policy,
-       case when (select has_table_privilege('pgtask.payload', 'select')) then s.headers end as headers, s.tags,
-       case when (select has_table_privilege('pgtask.payload', 'select')) then s.declared end as declared,
+       case when (select has_table_privilege('pgtask.payload'::regclass, 'select')) then s.headers end as headers, s.tags,
+       case when (select has_table_privilege('pgtask.payload'::regclass, 'select')) then s.declared end as declared,
        s.revision, s.created_at, s.updated_at
 from pgtask.schedule s
 left join lateral (select o.state from pgtask.jobs o where o.id = s.last_job limit 1) j on true;
