@@ -23,7 +23,7 @@ begin
   end if;
   v_old := v_at - least(v_age, 3155760000) * interval '1 second';
   if purge.ids is not null then
-    return pgtask._purge_jobs(purge.ids, v_old, v_page);
+    return (select count(*) from pgtask._purge_jobs(purge.ids, v_old, v_page));
   end if;
   -- Apart, so that a page of the second kind is looked for in old partitions only.
   with told as materialized (
