@@ -8,7 +8,7 @@ returns table (id bigint, tick_at timestamptz, job bigint, reason text)
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off set timezone = 'UTC'
 -- A stranger's transaction may hold a job key; one by one, only the schedule with that key is late.
-set lock_timeout = '500ms'
+set lock_timeout = '100ms'
 as $$
 #variable_conflict use_column
 declare

@@ -282,7 +282,7 @@ def test_dropping_takes_the_history_and_leaves_the_jobs(engine: Engine) -> None:
 def test_a_name_that_is_not_there_is_no_error(engine: Engine) -> None:
     for function in ("drop", "pause", "resume", "reset"):
         for name in ("nobody", "", None, "x'; drop table pgtask.schedule --"):
-            assert engine.value(f"select pgtask.{function}_schedule(%s)", name) is False  # type: ignore[arg-type]
+            assert engine.value(f"select pgtask.{function}_schedule(%s)", name) is False
     assert engine.value("select pgtask.fire_schedule('nobody')") is None
     assert engine.value("select pgtask.fire_schedule(null)") is None
     assert engine.count("ready") == 0
