@@ -6,7 +6,7 @@ A set of numbers is an int with a bit for each: `1 << 0 | 1 << 30` are the minut
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -37,7 +37,7 @@ class Field:
 
     @property
     def every(self) -> int:
-        return _bits(range(self.low - self.zero, self.top - self.zero + 1))
+        return bits(range(self.low - self.zero, self.top - self.zero + 1))
 
     def numbers(self, mask: int) -> list[int]:
         return [bit + self.zero for bit in range(mask.bit_length()) if mask >> bit & 1]
@@ -78,7 +78,8 @@ class Field:
         return f"{text!r} is not a number", f"write a number from {self.low} to {self.high}"
 
 
-def _bits(numbers: range) -> int:
+def bits(numbers: Iterable[int]) -> int:
+    """The set of these numbers."""
     mask = 0
     for number in numbers:
         mask |= 1 << number
@@ -108,7 +109,7 @@ def _mask(field: Field, item: str) -> int:
                 f"the step {stride} is not between 1 and {field.top - field.low}",
                 "to count from one fire to the next, use every",
             )
-    mask = _bits(range(low - field.zero, high - field.zero + 1, step))
+    mask = bits(range(low - field.zero, high - field.zero + 1, step))
     # Weekday 7 is Sunday, like 0.
     return mask & 0x7F | 1 if field.high > field.top and mask >> 7 else mask
 

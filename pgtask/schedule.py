@@ -14,7 +14,7 @@ from pgtask import words
 from pgtask.cron import parse_cron
 from pgtask.errors import ScheduleInvalid
 from pgtask.omissions import NOTHING, Omissions, parse_exceptions, written
-from pgtask.recurrence import parse_rrule
+from pgtask.recurrence import parse_rrule, zone_of
 from pgtask.rule import KEYS, Rule, unknown_key
 from pgtask.ticks import Every, InRealTime, Never, Once, OnTheWall, Ticks
 from pgtask.zones import DAY, FIRST_INSTANT, LAST_INSTANT, Zone, zone
@@ -92,6 +92,8 @@ class Schedule:
             raise ScheduleInvalid.of(
                 "schedule", given if said else {}, reason, f"give one of {', '.join(_FORMS)}"
             )
+        if rrule is not None and tz is None:
+            tz = zone_of(rrule)
         place = zone("UTC" if tz is None else tz)
         first = None if start is None else _up(_instant("start", start))
         last = None if end is None else _down(_instant("end", end))
@@ -269,11 +271,31 @@ class Schedule:
             raise ScheduleInvalid.of(
                 "spec", value, "says not when", f"give one of {', '.join(_FORMS)}"
             )
-        return cls(**{"tz": tz, **given})
+        named = "tz" in given or zone_of(given.get("rrule")) is not None
+        return cls(**given if named else {"tz": tz, **given})
 
     def explain(self) -> str:
         """One English sentence, such as "at 02:30 on Monday through Friday, in Europe/Berlin"."""
-        return words.sentence(self)
+        parts = [self._what(), f"in {self.tz}"]
+        if self.start is not None:
+            parts.append(f"from {words.of_instant(self.start, self._zone)}")
+        if self.end is not None:
+            parts.append(f"until {words.of_instant(self.end, self._zone)}")
+        if self.exceptions:
+            parts.append(words.of_exceptions(self.exceptions))
+        if self.jitter:
+            parts.append(f"up to {words.of_interval(self.jitter)} later")
+        return ", ".join(parts)
+
+    def _what(self) -> str:
+        if self.every is not None:
+            return words.of_every(self.every)
+        if self.at is not None:
+            return f"once, at {words.of_instant(self.at, self._zone)}"
+        if self.rrule is not None:
+            return f"by the rule {self.rrule.splitlines()[-1].removeprefix('RRULE:')}"
+        slots = self.rule.slots() if self.rule is not None else parse_cron(self.cron or "").slots
+        return words.of_slots(slots)
 
     def __repr__(self) -> str:
         return f"Schedule({self._json})"
