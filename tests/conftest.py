@@ -17,7 +17,8 @@ from psycopg.conninfo import make_conninfo
 
 from pgtask import config, embedded
 from pgtask.broker import migrate
-from tests.workers import Worker
+from tests.beats import Beat
+from tests.workers import ROOT, Worker
 
 _TABLES = (
     "waiting, ready, running, done, payload, job_key, slot, cancel_request, attempt_error, worker,"
@@ -148,6 +149,30 @@ def start_worker(shop: ModuleType, dsn: str, tmp_path: Path) -> Iterator[Callabl
     yield start
     for worker in workers:
         worker.end()
+
+
+@pytest.fixture
+def start_beat(dsn: str, tmp_path: Path) -> Iterator[Callable[..., Beat]]:
+    """Start `pgtask beat` processes; at the end they are ended."""
+    beats: list[Beat] = []
+
+    def start(
+        *arguments: str,
+        app: str | None = None,
+        wait: bool = True,
+        directory: Path = ROOT,
+        **env: str,
+    ) -> Beat:
+        log = tmp_path / f"beat{len(beats)}.log"
+        beat = Beat(dsn, app, arguments, log, env, directory)
+        beats.append(beat)
+        if wait:
+            beat.wait_until_seen()
+        return beat
+
+    yield start
+    for beat in beats:
+        beat.end()
 
 
 def _create(server: TestServer, database: str) -> str:

@@ -224,6 +224,7 @@ class Beat:
                         len(differing),
                     )
                     await self._firing.fire(agenda.due, differing)
+                    self._woken.set()
             except (BrokerError, StatementFailed) as error:
                 pause = pause_after(failures)
                 failures += 1
