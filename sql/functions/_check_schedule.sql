@@ -51,6 +51,7 @@ begin
     raise exception 'headers take % bytes as JSON, more than 65536; send large values as arguments',
       octet_length(new.headers::text) using errcode = 'TQ002';
   end if;
+  perform json_object_keys(new.headers);  -- raises for a name that no text can hold
   -- NaN counts as greater than any number.
   if not (new.expires_in > 0 and new.expires_in <= 3155760000) then
     raise exception 'expires_in is more than 0 and at most 3155760000 seconds, or NULL, got %', new.expires_in using errcode = 'TQ002';
@@ -59,7 +60,9 @@ begin
     raise exception 'tags are strings of 1 to 128 characters' using errcode = 'TQ002';
   end if;
   if new.spec is null or json_typeof(new.spec) not in ('object', 'string') or octet_length(new.spec::text) > 65536
-     or new.spec::text ~ '^\s*(\{\s*\}|"\s*")\s*$' then
+     or new.spec::text ~ '^\s*(\{\s*\}|"\s*")\s*$'
+     -- Escapes that no text can hold: beat could not even say what is wrong.
+     or new.spec::text ~* '\\u(0000|d[89a-f])' then
     raise exception 'spec of schedule % says when, as {"cron": "*/5 * * * *"} or {"every": 300}, in at most 65536 bytes, got %',
       quote_literal(new.name), coalesce(left(new.spec::text, 200), 'NULL') using errcode = 'TQ002';
   end if;

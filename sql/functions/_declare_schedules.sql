@@ -17,6 +17,7 @@ begin
   if p_declared is null or json_typeof(p_declared) <> 'array' then
     raise exception 'declared schedules are a JSON array, got %', coalesce(json_typeof(p_declared), 'NULL') using errcode = 'TQ002';
   end if;
+  perform pgtask._check_nul(p_declared);
   select d.value ->> 'name' into v_text from json_array_elements(p_declared) d group by 1 having count(*) > 1 limit 1;
   if found then
     raise exception 'the schedule % is declared twice; give one of them another name', coalesce(quote_literal(v_text), 'NULL')

@@ -12,6 +12,7 @@ begin
   if p is null or json_typeof(p) <> 'object' then
     raise exception 'a schedule is a JSON object, got %', coalesce(json_typeof(p), 'NULL') using errcode = 'TQ002';
   end if;
+  perform pgtask._check_nul(p);
   for v_key, v_json in select e.key, e.value from json_each(p) e loop
     v_kind := case
       when v_key in ('name', 'task', 'queue', 'key', 'on_conflict', 'serial', 'keep', 'catchup', 'overlap') then 'string'
