@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import signal
@@ -32,9 +33,9 @@ def test_a_schedule_of_every_second_has_a_job_for_every_second(
 
     check_conserved(connection, ["s"])
     fired = ticks(connection, "s")
-    assert [b.at - a.at for a, b in zip(fired, fired[1:], strict=False)] == [
-        timedelta(seconds=1)
-    ] * (len(fired) - 1)
+    assert [b.at - a.at for a, b in itertools.pairwise(fired)] == [timedelta(seconds=1)] * (
+        len(fired) - 1
+    )
     assert all(tick.fired_at - tick.at < timedelta(seconds=1) for tick in fired)
 
 
@@ -348,7 +349,7 @@ def fifteen_seconds_of_killing(
     check_conserved(connection, names)
     for name in names:
         fired = ticks(connection, name)
-        gaps = [b.at - a.at for a, b in zip(fired, fired[1:], strict=False)]
+        gaps = [b.at - a.at for a, b in itertools.pairwise(fired)]
         assert max(gaps) <= timedelta(seconds=3), (name, gaps)
         if name.startswith("all"):
             assert set(gaps) == {timedelta(seconds=1)}, (name, gaps)
