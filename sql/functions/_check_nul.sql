@@ -6,7 +6,8 @@ as $$
 begin
   -- After an even number of backslashes, which are characters themselves.
   if p::text ~ '(^|[^\\])(\\\\)*\\u0000' then
-    raise exception 'a schedule cannot hold the character NUL (\u0000); take it out of its arguments' using errcode = 'TQ002';
+    raise exception 'a schedule cannot hold the character NUL (\u0000); take it out of its arguments'
+      using errcode = 'TQ002';
   end if;
 end $$;
 comment on function pgtask._check_nul(json) is 'Raise TQ002 for JSON with the character NUL in it.';
