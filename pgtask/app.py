@@ -222,7 +222,7 @@ class App:
             schedule = Schedule(cron=schedule, **given)  # type: ignore[arg-type]  # typed above
         elif given:
             field, value = next(iter(given.items()))
-            raise ScheduleInvalid(
+            raise ScheduleInvalid.of(
                 field, value, "is given beside a Schedule(...)", "say it in the Schedule itself"
             )
 

@@ -89,7 +89,7 @@ class Declarations:
         for registry in (self._by_name, *others):
             other = registry.get(made.name)
             if other is not None and not _is_reloaded(made.task, other.task):
-                raise ScheduleInvalid(
+                raise ScheduleInvalid.of(
                     "name",
                     made.name,
                     f"two schedules have it, of {other.task.place} and of {made.task.place}",
