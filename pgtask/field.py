@@ -48,7 +48,7 @@ class Field:
             number = int(text)
             if self.low <= number <= self.high:
                 return number
-            raise Unreadable(f"{text} is not between {self.low} and {self.high}")
+            raise Unreadable(f"{text} is not between {self.low} and {self.high}", self._remedy())
         named = self.names.get(text.upper())
         if named is None:
             raise Unreadable(*self.why_not(text))
@@ -66,16 +66,22 @@ class Field:
         if "?" in text:
             return '"?" is not understood', 'write "*"'
         if re.fullmatch(r"\d+W", upper):
-            return f"{text!r}, the nearest working day, is not understood", "LW is, and a rule"
+            return (
+                f"{text!r}, the nearest working day, is not understood",
+                'only "LW" is, the last one',
+            )
         if upper.startswith("H"):
             return f"{text!r}, a hashed number, is not understood", "write a number, or set jitter"
         if upper.startswith("R") or "~" in text:
             return f"{text!r}, a random number, is not understood", "write a number, or set jitter"
-        if re.fullmatch(r"L-?\d*|L", upper):
+        if upper == "L":
             return f"{text!r} is not understood here", 'the last Friday is "5L", the last day "L"'
         if re.fullmatch(r"-\d+", text):
-            return f"{text} is negative", f"write a number from {self.low} to {self.high}"
-        return f"{text!r} is not a number", f"write a number from {self.low} to {self.high}"
+            return f"{text} is negative", self._remedy()
+        return f"{text!r} is not a number", self._remedy()
+
+    def _remedy(self) -> str:
+        return f'write a number from {self.low} to {self.high}, "{self.low}-{self.high}" or a list'
 
 
 def bits(numbers: Iterable[int]) -> int:

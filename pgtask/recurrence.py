@@ -19,14 +19,14 @@ from typing import Any, NamedTuple
 
 from pgtask.errors import ScheduleInvalid
 from pgtask.field import bits
-from pgtask.omissions import Omissions
+from pgtask.omissions import NOTHING, Omissions
 from pgtask.slots import Slots
 from pgtask.zones import DAY, LAST_INSTANT, Zone
 
 MAX_LENGTH = 1000
 MAX_COUNT = 10_000
-# Omitted ticks in a row after which there is none: a search is to end within a second.
-MAX_OMITTED = 100_000
+# Omitted wall times in a row after which there is none: a search is to end within a second.
+MAX_OMITTED = 300_000
 
 _EPOCH = datetime(1970, 1, 1)
 _FIRST_DAY = _EPOCH.toordinal()
@@ -130,11 +130,12 @@ class Recurrence:
 
     def next(self, after: int, last: int, omissions: Omissions) -> int | None:
         last = min(last, self.until)
-        if after >= last:
+        if after >= last or (self.real_time and not self._slots.outlasts(omissions)):
             return None
         if self.real_time:
-            found = self._counted_from(after) if self.count else self._instants(after, last)
-            return _kept(found, last, omissions, self.zone)
+            if self.count:
+                return _kept(self._counted_from(after), last, omissions, self.zone)
+            return next(self._instants(after, last, omissions), None)
         reached, final = self.zone.reached(after), self.zone.reached(last)
         walls = self._counted_from(reached) if self.count else self._walls(reached)
         wall = _kept(walls, final, omissions, None)
@@ -195,7 +196,7 @@ class Recurrence:
             if wall > after:
                 yield wall
 
-    def _instants(self, after: int, last: int) -> Iterator[int]:
+    def _instants(self, after: int, last: int, omissions: Omissions = NOTHING) -> Iterator[int]:
         """The instants later than this one: in each offset, slots in step with DTSTART."""
         unit = _UNITS[self.frequency] // timedelta(seconds=1)
         begin = self.zone.instant(_seconds(self.begin))
@@ -206,7 +207,7 @@ class Recurrence:
             if self.frequency == "HOURLY" and "byminute" not in self.filters:
                 # An hour after an hour, also where the clock is set by half of one.
                 slots = replace(slots, minutes=1 << (begin + offset) // 60 % 60)
-            slot = slots.first(instant + offset, min(end - 1, last) + offset)
+            slot = slots.first(instant + offset, min(end - 1, last) + offset, omissions)
             if slot is None:
                 instant = end
             elif not self._on(date.fromordinal(slot // DAY + _FIRST_DAY)):

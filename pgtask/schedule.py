@@ -85,13 +85,11 @@ class Schedule:
                     "rule", rule, "cron is given, too", "leave one of them out"
                 )
             cron, rule = rule, None
-        given = {"cron": cron, "rule": rule, "every": every, "at": at, "rrule": rrule}
-        said = [name for name, value in given.items() if value is not None]
+        forms = {"cron": cron, "rule": rule, "every": every, "at": at, "rrule": rrule}
+        said = {name: value for name, value in forms.items() if value is not None}
         if len(said) != 1:
             reason = f"{' and '.join(said)} are given" if said else "says nothing"
-            raise ScheduleInvalid.of(
-                "schedule", given if said else {}, reason, f"give one of {', '.join(_FORMS)}"
-            )
+            raise ScheduleInvalid.of("schedule", said, reason, f"give one of {', '.join(_FORMS)}")
         if rrule is not None and tz is None:
             tz = zone_of(rrule)
         place = zone("UTC" if tz is None else tz)

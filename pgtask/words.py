@@ -79,10 +79,12 @@ def _times(slots: Slots) -> str:
     words: list[str] = []
     if slots.seconds != 1:
         words.append(_steps(SECOND, slots.seconds))
-    if slots.minutes != MINUTE.every or not words:
+    strides = slots.seconds == SECOND.every or _stride(SECOND, slots.seconds)
+    if slots.minutes != MINUTE.every or not (words and strides):
         words.append(_steps(MINUTE, slots.minutes))
     if slots.hours != HOUR.every:
-        words.append(_steps(HOUR, slots.hours))
+        stride = _stride(HOUR, slots.hours)
+        words.append(f"every {_ordinal(stride)} hour" if stride else _steps(HOUR, slots.hours))
     elif slots.minutes != MINUTE.every and not _stride(MINUTE, slots.minutes):
         words.append("every hour")
     words[0] = words[0] if words[0].startswith("every") else f"at {words[0]}"
