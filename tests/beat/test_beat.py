@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import re
 import signal
 import time
 from datetime import timedelta
+from itertools import pairwise
 
 import psycopg
 import pytest
@@ -33,9 +33,7 @@ def test_a_schedule_of_every_second_has_a_job_for_every_second(
 
     check_conserved(connection, ["s"])
     fired = ticks(connection, "s")
-    assert [b.at - a.at for a, b in itertools.pairwise(fired)] == [timedelta(seconds=1)] * (
-        len(fired) - 1
-    )
+    assert [b.at - a.at for a, b in pairwise(fired)] == [timedelta(seconds=1)] * (len(fired) - 1)
     assert all(tick.fired_at - tick.at < timedelta(seconds=1) for tick in fired)
 
 
@@ -316,22 +314,41 @@ def test_a_beat_that_is_told_to_end_ends_within_a_second(
     check_conserved(connection, ["s"])
 
 
+@pytest.mark.parametrize("point", ["after-_due", "before-_fire", "after-_fire"])
+@pytest.mark.parametrize("action", ["kill", "cut"])
+def test_a_beat_that_fails_between_due_and_fired_leaves_every_tick_with_one_job(
+    start_beat: StartBeat, connection: Connection, point: str, action: str
+) -> None:
+    put(connection, "s", catchup="all", overlap="queue")
+    beat = start_beat(wait=False, PGTASK_FAILPOINT=f"{point}:6:{action}")
+    if action == "kill":
+        assert beat.wait() == -signal.SIGKILL
+        before = len(ticks(connection, "s"))
+        start_beat()
+    else:
+        eventually(lambda: "firing failed" in beat.log, timeout=20)
+        before = len(ticks(connection, "s"))
+
+    eventually(lambda: len(ticks(connection, "s")) >= before + 2)
+
+    check_conserved(connection, ["s"])
+    assert {b.at - a.at for a, b in pairwise(ticks(connection, "s"))} == {timedelta(seconds=1)}
+
+
 def test_five_beats_of_which_one_is_killed_each_second_make_one_job_a_tick(
     start_beat: StartBeat, connection: Connection
 ) -> None:
-    fifteen_seconds_of_killing(start_beat, connection, seconds=15)
+    _kill_one_each_second(start_beat, connection, seconds=15)
 
 
 @pytest.mark.faults
 def test_five_beats_of_which_one_is_killed_each_second_for_a_minute(
     start_beat: StartBeat, connection: Connection
 ) -> None:
-    fifteen_seconds_of_killing(start_beat, connection, seconds=60)
+    _kill_one_each_second(start_beat, connection, seconds=60)
 
 
-def fifteen_seconds_of_killing(
-    start_beat: StartBeat, connection: Connection, *, seconds: int
-) -> None:
+def _kill_one_each_second(start_beat: StartBeat, connection: Connection, *, seconds: int) -> None:
     names = [f"{catchup}-{n}" for catchup in ("last", "none", "all") for n in range(3)]
     for name in names:
         put(connection, name, catchup=name.partition("-")[0], overlap="queue")
@@ -349,7 +366,7 @@ def fifteen_seconds_of_killing(
     check_conserved(connection, names)
     for name in names:
         fired = ticks(connection, name)
-        gaps = [b.at - a.at for a, b in itertools.pairwise(fired)]
+        gaps = [b.at - a.at for a, b in pairwise(fired)]
         assert max(gaps) <= timedelta(seconds=3), (name, gaps)
         if name.startswith("all"):
             assert set(gaps) == {timedelta(seconds=1)}, (name, gaps)
