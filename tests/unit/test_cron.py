@@ -80,8 +80,8 @@ def test_ticks_are_those_of_a_reference_that_looks_at_every_minute(
     begin, days = utc(middle) - timedelta(hours=36), 3
     try:
         schedule = Schedule(cron=cron, tz=zone)
-    except ScheduleInvalid as error:
-        assert "no year has a day" in str(error)
+    except ScheduleInvalid:
+        assert ticks(cron, zone, begin, 1440) == []
         return
     expected = ticks(cron, zone, begin, days * 1440)
 

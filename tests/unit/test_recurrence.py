@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time as clock
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import pytest
@@ -57,9 +57,7 @@ def test_hours_and_faster_follow_real_time() -> None:
 def test_an_hour_follows_an_hour_where_the_clock_is_set_by_half_of_one() -> None:
     rule = "DTSTART;TZID=Australia/Lord_Howe:20260101T091000\nRRULE:FREQ=HOURLY"
     ticks = list(islice(Schedule(rrule=rule).upcoming(utc("2026-04-03")), 60))
-    assert {later - tick for tick, later in zip(ticks, ticks[1:], strict=False)} == {
-        timedelta(hours=1)
-    }
+    assert {later - tick for tick, later in pairwise(ticks)} == {timedelta(hours=1)}
 
 
 def test_weeks_and_months() -> None:
@@ -144,10 +142,8 @@ def test_in_utc_dateutil_from_the_very_beginning_says_the_same(
     end = base + timedelta(days=40)
     try:
         schedule = Schedule(rrule=text)
-    except ScheduleInvalid as error:
-        # The oracle would search to the year 9999.
-        assert "no year has such a day" in str(error)
-        return
+    except ScheduleInvalid:
+        return  # it never fires, and the oracle would search to the year 9999 for it
     oracle = dateutil.rrulestr(f"{text};UNTIL=20270801T000000").between(base, end)
 
     found, more = schedule.latest(
