@@ -276,6 +276,16 @@ def test_the_hours_of_a_day_with_a_change() -> None:
         assert local.count(day.date()) == count
 
 
+def test_half_an_hour_set_back_is_walked_whole() -> None:
+    # 02:00 on Lord Howe becomes 01:30: nothing of hour 2 was shown before.
+    assert after("2026-04-04T14:00", 4, "*/20 2 * * *", "Australia/Lord_Howe") == [
+        "04-04T15:30",
+        "04-04T15:50",
+        "04-04T16:10",
+        "04-05T15:30",
+    ]
+
+
 def test_from_inside_the_second_pass_nothing_of_the_first_comes_again() -> None:
     schedule = Schedule(cron="40 3 * * *", tz="Europe/Helsinki")
 
