@@ -283,8 +283,8 @@ class AsyncResult(Generic[R]):
             if (refused := refused_size(standing.result)) is not None:
                 raise ResultTooLarge(
                     f"job {self.id} succeeded, but its result took {refused[0]} bytes as JSON, "
-                    f"more than {refused[1]}, and was not kept; store it and return its id, or raise "
-                    "max_payload for the worker"
+                    f"more than {refused[1]}, and was not kept; store it and return its id, or "
+                    "raise max_payload for the worker"
                 )
             try:
                 value: R = self._decode(standing.result)
