@@ -155,7 +155,7 @@ class Beat:
             try:
                 declared = await declared_by(spec, self._dsn)
                 await self._declare(declared.app, declared.schedules)
-            except (AppNotFound, BrokerError, StatementFailed) as error:
+            except (AppNotFound, BrokerError, StatementFailed, OSError) as error:
                 notes = "".join(f"\n{note.rstrip()}" for note in getattr(error, "__notes__", ()))
                 log.error("not declared, the schedules of before go on: %s%s", error, notes)
             self.declared.set()
