@@ -228,6 +228,10 @@ class Schedule:
         """The same text for every schedule that says the same."""
         return self._json
 
+    def in_zone(self, tz: str | None) -> Schedule:
+        """The same schedule in this zone, unless it names one itself."""
+        return self if tz is None else Schedule.from_json(self._json, tz=tz)
+
     @classmethod
     def from_json(cls, text: str | bytes, *, tz: str | None = None) -> Schedule:
         """The schedule of a stored spec; `tz` is its zone if it names none."""

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from pgtask.broker.statement import Row, Statement, scalar
+from pgtask.broker.statement import Row, Statement, nothing, scalar
 from pgtask.errors import BadOption
 from pgtask.signature import Signature
 
@@ -364,6 +364,11 @@ def fire(fires: Sequence[Fire]) -> Statement[list[Fired]]:
         {"fires": _json([_sent(fire) for fire in fires])},
         lambda rows: [Fired(*row) for row in rows],
     )
+
+
+def ended(beat: UUID) -> Statement[None]:
+    """A beat ends, and is no longer listed."""
+    return Statement("select pgtask._beat_ended(%(beat)s::uuid)", {"beat": beat}, nothing)
 
 
 def replan() -> Statement[int]:

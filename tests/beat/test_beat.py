@@ -376,6 +376,7 @@ def test_a_beat_that_is_told_to_end_ends_within_a_second(
     assert beat.wait(10) == 0
     assert time.monotonic() - began < 2
     assert re.search(r"beat ended: \d+ ticks fired", beat.log)
+    assert connection.execute("select count(*) from pgtask.beats").fetchone() == (0,)
     check_conserved(connection, ["s"])
 
 

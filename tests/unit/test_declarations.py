@@ -161,3 +161,21 @@ def test_s_makes_a_signature_that_is_checked_as_by_delay(app: App) -> None:
     assert (made.options.queue, made.options.max_attempts, made.options.priority) == ("q", 2, 5)
     with pytest.raises(ArgumentInvalid):
         task.s("x")  # type: ignore[arg-type]
+
+
+def test_a_schedule_that_names_no_zone_is_in_the_zone_of_its_app() -> None:
+    app = App("vienna", tz="Europe/Vienna")
+
+    @app.periodic("0 8 * * *", name="there", tz="America/Chicago")
+    @app.periodic("0 8 * * *", name="here")
+    @app.task(name="shop.open")
+    def opening() -> None: ...
+
+    zones = {made.name: made.schedule.tz for made in app.definitions()}
+
+    assert zones == {"here": "Europe/Vienna", "there": "America/Chicago"}
+
+
+def test_an_app_in_no_zone_is_refused() -> None:
+    with pytest.raises(ScheduleInvalid, match=r"tz 'Europe/Wien'.*did you mean 'Europe/Vienna'"):
+        App("vienna", tz="Europe/Wien")
