@@ -28,7 +28,7 @@ def interval(value: Any) -> int:
             "every", value, f"is not between 1 second and {MAX_SECONDS}", "once is at=…"
         )
     if seconds != int(seconds):
-        raise ScheduleInvalid.of("every", value, "is not a whole number of seconds")
+        raise ScheduleInvalid.of("every", value, "is not a whole number of seconds", "write 300")
     return int(seconds)
 
 
@@ -36,7 +36,9 @@ def jitter_seconds(value: Any) -> float:
     """Seconds over which the jobs of a tick are spread."""
     seconds = _number("jitter", value)
     if not 0 <= seconds <= MAX_JITTER:
-        raise ScheduleInvalid.of("jitter", value, f"is not between 0 and {MAX_JITTER} seconds")
+        raise ScheduleInvalid.of(
+            "jitter", value, f"is not between 0 and {MAX_JITTER} seconds", "write 30"
+        )
     return int(seconds) if seconds == int(seconds) else round(seconds, 6)
 
 
@@ -47,7 +49,8 @@ def _number(name: str, value: Any) -> float:
         return float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ScheduleInvalid.of(name, value, "is not a number of seconds", "write 300")
-    if not math.isfinite(value):
+    # An integer of hundreds of digits is finite, and has no float to ask.
+    if isinstance(value, float) and not math.isfinite(value):
         raise ScheduleInvalid.of(name, value, "is not a finite number of seconds", "write 300")
     return value
 

@@ -236,10 +236,11 @@ class Schedule:
     def from_json(cls, text: str | bytes, *, tz: str | None = None) -> Schedule:
         """The schedule of a stored spec; `tz` is its zone if it names none."""
         try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise ScheduleInvalid.of("spec", text, f"is not JSON: {error}") from None
-        return cls.from_spec(value, tz=tz)
+            return cls.from_spec(_decoded(text), tz=tz)
+        except RecursionError:
+            raise ScheduleInvalid.of(
+                "spec", text, "is nested too deeply", 'write {"cron": "30 2 * * *"}'
+            ) from None
 
     @classmethod
     def from_spec(cls, value: Any, *, tz: str | None = None) -> Schedule:
@@ -330,3 +331,10 @@ def _rule(value: Any) -> Rule:
         if key in _BESIDE:
             raise ScheduleInvalid.of("key", key, "stands beside rule, not in it")
     return Rule.of(value)
+
+
+def _decoded(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ScheduleInvalid.of("spec", text, f"is not JSON: {error}") from None

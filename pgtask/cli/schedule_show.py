@@ -93,9 +93,17 @@ def document(line: ScheduleLine) -> dict[str, Any]:
     for field in ("id", "last_job"):
         fields[field] = None if fields[field] is None else str(fields[field])
     for field in _JSON:
-        fields[field] = None if fields[field] is None else json.loads(fields[field])
+        fields[field] = None if fields[field] is None else _decoded(fields[field])
     del fields["now"]
     return fields
+
+
+def _decoded(text: str) -> Any:
+    """What the database calls JSON; as it is where Python cannot read that much of it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def why_not_firing(line: ScheduleLine, world: World) -> Iterator[str]:

@@ -186,6 +186,27 @@ def test_ls_lists_them_and_says_when_no_beat_is_alive(
     )
 
 
+def test_one_spec_that_nobody_can_read_hides_no_other(
+    call: Call, world: World, hourly: str
+) -> None:
+    # given specs that SQL takes for JSON
+    for name, spec in (
+        ("deep", '{"rule": ' + "[" * 6000 + "]" * 6000 + "}"),
+        ("large", '{"every": 1' + "0" * 400 + "}"),
+        ("zone", '{"cron": "@daily", "tz": []}'),
+    ):
+        world.connection.execute(
+            "insert into pgtask.schedule (name, task, spec) values (%s, 't', %s)", [name, spec]
+        )
+
+        assert call("schedule", "show", name).code == 0
+        assert call("schedule", "show", name, "--json").json["words"] is None
+        assert call("schedule", "next", name).code == 2
+
+    assert hourly in call("schedule", "ls").out
+    assert len(call("schedule", "ls", "--json").json) == 4
+
+
 def test_show_tells_what_it_is_what_it_did_and_what_comes(
     call: Call, world: World, hourly: str
 ) -> None:
