@@ -186,6 +186,29 @@ def test_ls_lists_them_and_says_when_no_beat_is_alive(
     )
 
 
+def test_show_names_the_job_that_stands_in_the_way(call: Call, world: World, hourly: str) -> None:
+    # given ticks, all skipped, after one whose job never ended
+    job = world.one("select pgtask.fire_schedule('hourly')")
+    world.connection.execute("update pgtask.tick set tick_at = tick_at - interval '100 h'")
+    for hours in range(50):
+        world.connection.execute(
+            "insert into pgtask.tick (schedule, tick_at, reason) values (%s,"
+            " date_trunc('hour', now()) - %s * interval '1 h', 'overlap')",
+            [column(world.connection, hourly, "id"), hours],
+        )
+
+    answer = call("schedule", "show", hourly)
+
+    assert f"since job {job} (ready) is not finished → pgtask show {job}" in answer.out
+    assert re.search(rf"^last .*, job {job}: ready$", answer.out, re.M)
+
+
+def test_show_says_that_nothing_comes_before_any_beat_has_looked(call: Call, world: World) -> None:
+    call("schedule", "add", "s", "t", "--unknown", "--at", "2020-01-01T00:00:00Z")
+
+    assert "it has no further tick" in call("schedule", "show", "s").out
+
+
 def test_one_spec_that_nobody_can_read_hides_no_other(
     call: Call, world: World, hourly: str
 ) -> None:
