@@ -86,7 +86,8 @@ class App:
 
     `dsn` is used where neither a flag, PGTASK_DSN nor a configuration file names a database.
     `imports` are the modules that define tasks; a worker imports them. `task_defaults` are
-    options for every call, `retention` is how long finished jobs are kept, in seconds.
+    options for every call, `retention` is how long finished jobs are kept, in seconds. `tz` is the
+    zone of schedules that name none (UTC).
 
         app = App("shop", imports=["shop.tasks"])
     """
@@ -101,6 +102,7 @@ class App:
         task_defaults: Options | None = None,
         max_payload: int | None = None,
         retention: float | timedelta | None = None,
+        tz: str | None = None,
     ) -> None:
         global _first
         self._prepare(
@@ -112,6 +114,7 @@ class App:
                 "max_payload": max_payload,
                 "retention": None if retention is None else parse_seconds("retention", retention),
             },
+            tz,
         )
         if _first is None:
             _first = self
@@ -122,6 +125,7 @@ class App:
         imports: Sequence[str],
         defaults: Mapping[str, Any],
         code: Mapping[str, object],
+        tz: str | None = None,
     ) -> None:
         if not isinstance(name, str) or not name:
             raise ConfigError(f"App(name): a name is a string, got {name!r}")
@@ -136,7 +140,7 @@ class App:
         )
         self.client = Client(lambda: self.config, defaults)
         self._tasks: dict[str, Task[Any, Any]] = {}
-        self.schedules = Schedules(self.client, lambda: self.tasks)
+        self.schedules = Schedules(self.client, lambda: self.tasks, tz)
         self.jobs = Jobs(self.client)
         self._config: settings.Config | None = None
         _apps.add(self)
@@ -224,7 +228,7 @@ class App:
             schedule = Schedule(cron=schedule, **given)  # type: ignore[arg-type]  # typed above
         elif given:
             field, value = next(iter(given.items()))
-            raise ScheduleInvalid(
+            raise ScheduleInvalid.of(
                 field, value, "is given beside a Schedule(...)", "say it in the Schedule itself"
             )
 
@@ -251,7 +255,7 @@ class App:
     def definitions(self) -> list[Definition]:
         """The schedules that the code declares, as a beat writes them to the database."""
         declared = {**_shared_schedules.by_name, **self.schedules.declarations.by_name}
-        return [declared[name].definition() for name in sorted(declared)]
+        return [self.schedules.here(declared[name].definition()) for name in sorted(declared)]
 
     @contextmanager
     def using(self, connection: Any) -> Iterator[None]:

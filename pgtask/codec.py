@@ -24,6 +24,7 @@ from pgtask.lossless import MAX_DEPTH, Fault, difference, shown, unfit
 from pgtask.parameters import Parameters, UnresolvedAnnotation
 
 MAX_PAYLOAD = 1_048_576
+_TOO_LARGE = '["pgtask: this result was too large to be kept",'
 
 _encoder = msgspec.json.Encoder()
 _array = msgspec.json.Decoder(list[Raw])
@@ -346,6 +347,19 @@ def _untyped(task: str) -> CallCodec:
 def encode_result(value: Any) -> str:
     """The JSON of what a task returned; raises CodecError for what JSON cannot carry."""
     return _encode(value, "result")
+
+
+def placeholder_of(size: int, limit: int) -> str:
+    """What is stored in place of a result that takes more bytes than it may."""
+    return f"{_TOO_LARGE}{size},{limit}]"
+
+
+def refused_size(result: str | None) -> tuple[int, int] | None:
+    """(size, limit) where the result was too large to be kept; None for any other."""
+    if result is None or not result.startswith(_TOO_LARGE):
+        return None
+    size, limit = result.removeprefix(_TOO_LARGE).rstrip("]").split(",")
+    return int(size), int(limit)
 
 
 def encode_exact(value: Any, name: str) -> str:

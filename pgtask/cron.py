@@ -87,7 +87,10 @@ def _read(text: str, words: list[str]) -> tuple[Slots, bool]:
     )
     if not slots.possible():
         raise ScheduleInvalid.of(
-            "cron", text, f"day of month: no year has a day {date} in month {month}"
+            "cron",
+            text,
+            f"day of month: no year has a day {date} in month {month}",
+            "it would never fire",
         )
     return slots, minute.startswith("*") or hour.startswith("*")
 

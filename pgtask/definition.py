@@ -32,12 +32,12 @@ class Definition:
     def __post_init__(self) -> None:
         check_schedule_name(self.name)
         if not isinstance(self.schedule, Schedule):
-            raise ScheduleInvalid(
+            raise ScheduleInvalid.of(
                 "schedule", self.schedule, "is no recurrence", "give cron text or a Schedule(...)"
             )
         for field, words in _WORDS.items():
             if (value := getattr(self, field)) not in words:
-                raise ScheduleInvalid(
+                raise ScheduleInvalid.of(
                     field, value, "is not a word for it", f"write one of {', '.join(words)}"
                 )
         self._check_grace()
@@ -60,7 +60,7 @@ class Definition:
 
     def _check_grace(self) -> None:
         if self.grace is not None and parse_seconds("grace", self.grace) < 1:
-            raise ScheduleInvalid(
+            raise ScheduleInvalid.of(
                 "grace", self.grace, "every tick is some milliseconds late", "give 1 s or more"
             )
 
@@ -72,7 +72,7 @@ class Definition:
             ("expires", options.expires_at),
         ):
             if value is not None:
-                raise ScheduleInvalid(
+                raise ScheduleInvalid.of(
                     option,
                     value,
                     "is about one call, and a schedule makes many",
@@ -81,6 +81,6 @@ class Definition:
                     else "let the schedule say when",
                 )
         if options.on_conflict == "raise":
-            raise ScheduleInvalid(
+            raise ScheduleInvalid.of(
                 "on_conflict", "raise", "there is nobody to raise to", 'write "keep" or "replace"'
             )

@@ -26,6 +26,7 @@ PgTaskError
 └── JobError                        something about one job
     ├── JobNotFound(LookupError) · JobFailed · JobCancelled · ResultTimeout(TimeoutError)
     ├── JobExpired(JobCancelled)    not started before it expired
+    ├── ResultTooLarge(ValueError)  it succeeded; what it returned was not kept
     ├── NoCurrentJob(LookupError)   current_job() outside a task
     └── WouldDeadlock(RuntimeError) get() inside the transaction that made the job
 Verdict                             Retry · Snooze · Reject: raised by task code
@@ -246,6 +247,10 @@ class JobExpired(JobCancelled):
 
 class ResultTimeout(JobError, TimeoutError):
     """The job did not finish within the time given to get()."""
+
+
+class ResultTooLarge(JobError, ValueError):
+    """The job succeeded, but what it returned took too many bytes, and was not kept."""
 
 
 class WouldDeadlock(JobError, RuntimeError):

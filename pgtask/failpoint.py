@@ -11,8 +11,10 @@ from pgtask.errors import ConfigError
 
 # What a worker's supervisor calls by name in the database; `before-` and `after-` go in front.
 _FUNCTIONS = ("claim", "finish", "heartbeat", "held", "promote", "rescue", "register", "deregister")
+# The same of a beat.
+_OF_A_BEAT = ("_due", "_fire", "_declare_schedules")
 POINTS = frozenset(
-    [f"{side}-{function}" for function in _FUNCTIONS for side in ("before", "after")]
+    [f"{side}-{name}" for name in _FUNCTIONS + _OF_A_BEAT for side in ("before", "after")]
     # Outcomes are known in a child, and its supervisor has not heard of them.
     + ["report"]
 )

@@ -6,7 +6,7 @@ A set of numbers is an int with a bit for each: `1 << 0 | 1 << 30` are the minut
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -37,7 +37,7 @@ class Field:
 
     @property
     def every(self) -> int:
-        return _bits(range(self.low - self.zero, self.top - self.zero + 1))
+        return bits(range(self.low - self.zero, self.top - self.zero + 1))
 
     def numbers(self, mask: int) -> list[int]:
         return [bit + self.zero for bit in range(mask.bit_length()) if mask >> bit & 1]
@@ -48,7 +48,7 @@ class Field:
             number = int(text)
             if self.low <= number <= self.high:
                 return number
-            raise Unreadable(f"{text} is not between {self.low} and {self.high}")
+            raise Unreadable(f"{text} is not between {self.low} and {self.high}", self._remedy())
         named = self.names.get(text.upper())
         if named is None:
             raise Unreadable(*self.why_not(text))
@@ -66,19 +66,26 @@ class Field:
         if "?" in text:
             return '"?" is not understood', 'write "*"'
         if re.fullmatch(r"\d+W", upper):
-            return f"{text!r}, the nearest working day, is not understood", "LW is, and a rule"
+            return (
+                f"{text!r}, the nearest working day, is not understood",
+                'only "LW" is, the last one',
+            )
         if upper.startswith("H"):
             return f"{text!r}, a hashed number, is not understood", "write a number, or set jitter"
         if upper.startswith("R") or "~" in text:
             return f"{text!r}, a random number, is not understood", "write a number, or set jitter"
-        if re.fullmatch(r"L-?\d*|L", upper):
+        if upper == "L":
             return f"{text!r} is not understood here", 'the last Friday is "5L", the last day "L"'
         if re.fullmatch(r"-\d+", text):
-            return f"{text} is negative", f"write a number from {self.low} to {self.high}"
-        return f"{text!r} is not a number", f"write a number from {self.low} to {self.high}"
+            return f"{text} is negative", self._remedy()
+        return f"{text!r} is not a number", self._remedy()
+
+    def _remedy(self) -> str:
+        return f'write a number from {self.low} to {self.high}, "{self.low}-{self.high}" or a list'
 
 
-def _bits(numbers: range) -> int:
+def bits(numbers: Iterable[int]) -> int:
+    """The set of these numbers."""
     mask = 0
     for number in numbers:
         mask |= 1 << number
@@ -108,7 +115,7 @@ def _mask(field: Field, item: str) -> int:
                 f"the step {stride} is not between 1 and {field.top - field.low}",
                 "to count from one fire to the next, use every",
             )
-    mask = _bits(range(low - field.zero, high - field.zero + 1, step))
+    mask = bits(range(low - field.zero, high - field.zero + 1, step))
     # Weekday 7 is Sunday, like 0.
     return mask & 0x7F | 1 if field.high > field.top and mask >> 7 else mask
 

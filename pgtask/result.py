@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pgtask.client import Client, event_loop_runs, refuse_in_loop
-from pgtask.codec import decode_result
+from pgtask.codec import decode_result, refused_size
 from pgtask.errors import (
     AccessRefused,
     DecodeError,
@@ -16,6 +16,7 @@ from pgtask.errors import (
     JobFailed,
     JobNotFound,
     ResultTimeout,
+    ResultTooLarge,
     Unavailable,
     WouldDeadlock,
 )
@@ -279,6 +280,12 @@ class AsyncResult(Generic[R]):
         if standing is None:
             return self._nothing()
         if standing.state == "succeeded":
+            if (refused := refused_size(standing.result)) is not None:
+                raise ResultTooLarge(
+                    f"job {self.id} succeeded, but its result took {refused[0]} bytes as JSON, "
+                    f"more than {refused[1]}, and was not kept; store it and return its id, or "
+                    "raise max_payload for the worker"
+                )
             try:
                 value: R = self._decode(standing.result)
             except DecodeError as error:

@@ -180,9 +180,7 @@ def _item(field: Field, item: Any, whole: Any) -> int | str:
         number = field.number(text)
         return number % 7 if field is WEEKDAY else number
     except Unreadable as error:
-        raise ScheduleInvalid.of(
-            field.key, whole, error.reason, error.remedy or _forms(field)
-        ) from None
+        raise ScheduleInvalid.of(field.key, whole, error.reason, error.remedy) from None
 
 
 def _forms(field: Field) -> str:

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from itertools import islice
 from typing import Any, NoReturn
 
 from pgtask import words
 from pgtask.cron import parse_cron
 from pgtask.errors import ScheduleInvalid
+from pgtask.instants import (
+    instant,
+    interval,
+    jitter_seconds,
+    rounded_down,
+    rounded_up,
+    second_of,
+    text_of,
+    told,
+    utc,
+)
 from pgtask.omissions import NOTHING, Omissions, parse_exceptions, written
-from pgtask.recurrence import parse_rrule
+from pgtask.rrule import parse_rrule, zone_of
 from pgtask.rule import KEYS, Rule, unknown_key
 from pgtask.ticks import Every, InRealTime, Never, Once, OnTheWall, Ticks
 from pgtask.zones import DAY, FIRST_INSTANT, LAST_INSTANT, Zone, zone
 
 # A tick further away than this from the one before is not looked for.
 HORIZON = 8 * 366 * DAY
-MAX_SECONDS = 3_155_760_000  # 100 years
 _FORMS = ("cron", "rule", "every", "at", "rrule")
 _BESIDE = ("tz", "start", "end", "exceptions", "jitter")
-_INSTANT = re.compile(
-    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?", re.ASCII
-)
-_NUMBER = re.compile(r"\d{1,12}(\.\d{1,6})?", re.ASCII)
 _KEYS = frozenset((*_FORMS, *_BESIDE))
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MAX_JITTER = DAY
-_WRITE_INSTANT = 'write one with an offset, "2026-12-24T18:00:00+01:00"'
 
 
 class Schedule:
@@ -85,18 +86,18 @@ class Schedule:
                     "rule", rule, "cron is given, too", "leave one of them out"
                 )
             cron, rule = rule, None
-        given = {"cron": cron, "rule": rule, "every": every, "at": at, "rrule": rrule}
-        said = [name for name, value in given.items() if value is not None]
+        forms = {"cron": cron, "rule": rule, "every": every, "at": at, "rrule": rrule}
+        said = {name: value for name, value in forms.items() if value is not None}
         if len(said) != 1:
             reason = f"{' and '.join(said)} are given" if said else "says nothing"
-            raise ScheduleInvalid.of(
-                "schedule", given if said else {}, reason, f"give one of {', '.join(_FORMS)}"
-            )
+            raise ScheduleInvalid.of("schedule", said, reason, f"give one of {', '.join(_FORMS)}")
+        if rrule is not None and tz is None:
+            tz = zone_of(rrule)
         place = zone("UTC" if tz is None else tz)
-        first = None if start is None else _up(_instant("start", start))
-        last = None if end is None else _down(_instant("end", end))
+        first = None if start is None else rounded_up(instant("start", start))
+        last = None if end is None else rounded_down(instant("end", end))
         if first is not None and last is not None and last < first:
-            raise ScheduleInvalid.of("end", _told(end), "is before start", "it would never fire")
+            raise ScheduleInvalid.of("end", told(end), "is before start", "it would never fire")
         omitted = parse_exceptions(exceptions)
         omissions = Omissions.of(omitted) if omitted else NOTHING
         moment: int | None = None
@@ -109,13 +110,13 @@ class Schedule:
             slots = rule.slots()
             ticks = (InRealTime if rule.real_time else OnTheWall)(slots, place)
         elif every is not None:
-            every = _interval(every)
+            every = interval(every)
             ticks = Every(every, first or 0, first is not None, place)
         elif at is not None:
-            moment = _up(_instant("at", at))
+            moment = rounded_up(instant("at", at))
             if (first is not None and moment < first) or (last is not None and moment > last):
                 raise ScheduleInvalid.of(
-                    "at", _told(at), "is not between start and end", "it would never fire"
+                    "at", told(at), "is not between start and end", "it would never fire"
                 )
             ticks = Once(moment, place)
         else:
@@ -127,13 +128,13 @@ class Schedule:
             "cron": cron,
             "rule": rule,
             "every": every,
-            "at": None if moment is None else _utc(moment),
+            "at": None if moment is None else utc(moment),
             "rrule": rrule,
             "tz": place.name,
-            "start": None if first is None else _utc(first),
-            "end": None if last is None else _utc(last),
+            "start": None if first is None else utc(first),
+            "end": None if last is None else utc(last),
             "exceptions": omitted,
-            "jitter": _jitter(jitter),
+            "jitter": jitter_seconds(jitter),
             "_named": tz is not None,
             "_ticks": ticks,
             "_zone": place,
@@ -149,17 +150,17 @@ class Schedule:
 
     def next(self, after: datetime) -> datetime | None:
         """The first tick later than `after`; None if there is none within eight years."""
-        tick = self._next(_base("after", after), self._last)
-        return None if tick is None else _utc(tick)
+        tick = self._next(second_of("after", after), self._last)
+        return None if tick is None else utc(tick)
 
     def upcoming(self, after: datetime) -> Iterator[datetime]:
         """The ticks later than `after`, in UTC, each later than the one before."""
-        return map(_utc, self._walk(_base("after", after), self._last))
+        return map(utc, self._walk(second_of("after", after), self._last))
 
     def latest(self, after: datetime, until: datetime, most: int) -> tuple[list[datetime], bool]:
         """The last `most` ticks later than `after` and not than `until`, and if there were more."""
-        last = min(_base("until", until), self._last)
-        whole = last - max(_base("after", after), self._first - 1)
+        last = min(second_of("until", until), self._last)
+        whole = last - max(second_of("after", after), self._first - 1)
         # Widths before `last`: `few` holds too few ticks, `many` more than are worth walking.
         few, width, many = 0, min(64, whole), whole + 1
         bound = 4 * max(most, 0) + 64
@@ -168,9 +169,7 @@ class Schedule:
             if len(ticks) == bound:
                 many = width
             elif len(ticks) > most or width == whole:
-                return [_utc(tick) for tick in ticks[max(0, len(ticks) - most) :]], len(
-                    ticks
-                ) > most
+                return [utc(tick) for tick in ticks[max(0, len(ticks) - most) :]], len(ticks) > most
             else:
                 few = width
             width = min(2 * width, whole) if many > whole else (few + many) // 2
@@ -178,7 +177,7 @@ class Schedule:
 
     def notes(self, tick: datetime) -> str:
         """What a clock change does to this tick, "" if nothing."""
-        instant = _base("tick", tick)
+        instant = second_of("tick", tick)
         moved = self._ticks.moved(instant, self._omissions)
         if moved is not None:
             clock = time(moved // 3600 % 24, moved // 60 % 60, moved % 60)
@@ -215,11 +214,11 @@ class Schedule:
             "cron": self.cron,
             "rule": None if self.rule is None else self.rule.spec(),
             "every": self.every,
-            "at": _text(self.at),
+            "at": text_of(self.at),
             "rrule": self.rrule,
             "tz": self.tz if self._named else None,
-            "start": _text(self.start),
-            "end": _text(self.end),
+            "start": text_of(self.start),
+            "end": text_of(self.end),
             "exceptions": [written(value) for value in self.exceptions] or None,
             "jitter": self.jitter or None,
         }
@@ -229,14 +228,19 @@ class Schedule:
         """The same text for every schedule that says the same."""
         return self._json
 
+    def in_zone(self, tz: str | None) -> Schedule:
+        """The same schedule in this zone, unless it names one itself."""
+        return self if tz is None else Schedule.from_json(self._json, tz=tz)
+
     @classmethod
     def from_json(cls, text: str | bytes, *, tz: str | None = None) -> Schedule:
         """The schedule of a stored spec; `tz` is its zone if it names none."""
         try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise ScheduleInvalid.of("spec", text, f"is not JSON: {error}") from None
-        return cls.from_spec(value, tz=tz)
+            return cls.from_spec(_decoded(text), tz=tz)
+        except RecursionError:
+            raise ScheduleInvalid.of(
+                "spec", text, "is nested too deeply", 'write {"cron": "30 2 * * *"}'
+            ) from None
 
     @classmethod
     def from_spec(cls, value: Any, *, tz: str | None = None) -> Schedule:
@@ -269,11 +273,31 @@ class Schedule:
             raise ScheduleInvalid.of(
                 "spec", value, "says not when", f"give one of {', '.join(_FORMS)}"
             )
-        return cls(**{"tz": tz, **given})
+        named = "tz" in given or zone_of(given.get("rrule")) is not None
+        return cls(**given if named else {"tz": tz, **given})
 
     def explain(self) -> str:
         """One English sentence, such as "at 02:30 on Monday through Friday, in Europe/Berlin"."""
-        return words.sentence(self)
+        parts = [self._what(), f"in {self.tz}"]
+        if self.start is not None:
+            parts.append(f"from {words.of_instant(self.start, self._zone)}")
+        if self.end is not None:
+            parts.append(f"until {words.of_instant(self.end, self._zone)}")
+        if self.exceptions:
+            parts.append(words.of_exceptions(self.exceptions))
+        if self.jitter:
+            parts.append(f"up to {words.of_interval(self.jitter)} later")
+        return ", ".join(parts)
+
+    def _what(self) -> str:
+        if self.every is not None:
+            return words.of_every(self.every)
+        if self.at is not None:
+            return f"once, at {words.of_instant(self.at, self._zone)}"
+        if self.rrule is not None:
+            return f"by the rule {self.rrule.splitlines()[-1].removeprefix('RRULE:')}"
+        slots = self.rule.slots() if self.rule is not None else parse_cron(self.cron or "").slots
+        return words.of_slots(slots)
 
     def __repr__(self) -> str:
         return f"Schedule({self._json})"
@@ -309,80 +333,8 @@ def _rule(value: Any) -> Rule:
     return Rule.of(value)
 
 
-def _interval(value: Any) -> int:
-    seconds = _number("every", value)
-    if not 1 <= seconds <= MAX_SECONDS:
-        raise ScheduleInvalid.of(
-            "every", value, f"is not between 1 second and {MAX_SECONDS}", "once is at=…"
-        )
-    if seconds != int(seconds):
-        raise ScheduleInvalid.of("every", value, "is not a whole number of seconds")
-    return int(seconds)
-
-
-def _jitter(value: Any) -> float:
-    seconds = _number("jitter", value)
-    if not 0 <= seconds <= MAX_JITTER:
-        raise ScheduleInvalid.of("jitter", value, f"is not between 0 and {MAX_JITTER} seconds")
-    return int(seconds) if seconds == int(seconds) else round(seconds, 6)
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        return float(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ScheduleInvalid.of(name, value, "is not a number of seconds", "write 300")
-    if not math.isfinite(value):
-        raise ScheduleInvalid.of(name, value, "is not a finite number of seconds", "write 300")
-    return value
-
-
-def _instant(name: str, value: Any) -> datetime:
-    """The instant that people gave, in UTC; raises ScheduleInvalid."""
-    told = value
-    if isinstance(value, str):
-        text = value.strip().upper()
-        if not _INSTANT.fullmatch(text):
-            raise ScheduleInvalid.of(name, value, "is not an instant", _WRITE_INSTANT)
-        try:
-            value = datetime.fromisoformat(text)
-        except ValueError as error:
-            raise ScheduleInvalid.of(name, told, str(error), _WRITE_INSTANT) from None
-    if not isinstance(value, datetime):
-        raise ScheduleInvalid.of(name, told, "is not an instant", _WRITE_INSTANT)
-    if value.utcoffset() is None:
-        raise ScheduleInvalid.of(name, _told(told), "has no offset from UTC", _WRITE_INSTANT)
+def _decoded(text: str | bytes) -> Any:
     try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise ScheduleInvalid.of(name, _told(told), "is outside the years 1 to 9999") from None
-
-
-def _base(name: str, value: datetime) -> int:
-    """The second in which an instant lies, kept where ticks can be."""
-    if not isinstance(value, datetime) or value.utcoffset() is None:
-        raise TypeError(f"{name} must be a datetime with an offset, got {value!r}")
-    seconds = (value - _EPOCH) // timedelta(seconds=1)
-    return min(max(seconds, FIRST_INSTANT), LAST_INSTANT)
-
-
-def _down(value: datetime) -> int:
-    return _base("end", value)
-
-
-def _up(value: datetime) -> int:
-    return _base("start", value) + (1 if value.microsecond else 0)
-
-
-def _utc(seconds: int) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-def _text(value: datetime | None) -> str | None:
-    return None if value is None else value.isoformat().replace("+00:00", "Z")
-
-
-def _told(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else value
+        return json.loads(text)
+    except ValueError as error:
+        raise ScheduleInvalid.of("spec", text, f"is not JSON: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from pgtask.result import AsyncResult
 from pgtask.schedule import Schedule
 from pgtask.signature import Signature, check_schedule_name
 from pgtask.task import Task
+from pgtask.zones import zone
 
 R = TypeVar("R")
 SHOWN = 10  # names in an error
@@ -89,7 +91,7 @@ class Declarations:
         for registry in (self._by_name, *others):
             other = registry.get(made.name)
             if other is not None and not _is_reloaded(made.task, other.task):
-                raise ScheduleInvalid(
+                raise ScheduleInvalid.of(
                     "name",
                     made.name,
                     f"two schedules have it, of {other.task.place} and of {made.task.place}",
@@ -106,9 +108,14 @@ class Schedules:
     Every method has a twin for coroutines: aupsert, apause...
     """
 
-    def __init__(self, client: Client, tasks: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(
+        self, client: Client, tasks: Callable[[], Mapping[str, Any]], tz: str | None = None
+    ) -> None:
+        if tz is not None:
+            zone(tz)
         self._client = client
         self._tasks = tasks
+        self._tz = tz
         self.declarations = Declarations()
 
     def upsert(
@@ -255,9 +262,15 @@ class Schedules:
                 f"no task {signature.task!r} is registered here"
                 f"{near(signature.task, sorted(known))}; import its module, or say unchecked=True"
             )
-        return Definition(
-            name, signature, as_schedule(schedule), catchup, overlap, grace, enabled=enabled
+        return self.here(
+            Definition(
+                name, signature, as_schedule(schedule), catchup, overlap, grace, enabled=enabled
+            )
         )
+
+    def here(self, definition: Definition) -> Definition:
+        """The definition in the app's zone, unless it names one."""
+        return replace(definition, schedule=definition.schedule.in_zone(self._tz))
 
     def _run(self, statement: Statement[R], call: str) -> R:
         return self._client.run(statement, twin=f"a{call}")

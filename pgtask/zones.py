@@ -98,22 +98,33 @@ class Zone:
         return before, after
 
 
-@lru_cache(maxsize=1024)
 def zone(name: str) -> Zone:
     """The zone of an IANA name; raises ScheduleInvalid."""
+    # Before the cache, which takes nothing that JSON calls a list or an object.
     if not isinstance(name, str):
         raise ScheduleInvalid.of("tz", name, "is not the name of a zone", 'write "Europe/Berlin"')
+    return _zone(name)
+
+
+@lru_cache(maxsize=1024)
+def _zone(name: str) -> Zone:
     try:
-        # No folders and no links that differ from machine to machine.
-        if name.startswith(("posix/", "right/")) or name in {"localtime", "posixrules"}:
+        if _is_of_this_machine(name):
             raise ValueError(name)
         return Zone(ZoneInfo(name))
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ScheduleInvalid.of("tz", name, "is no time zone known here", _remedy(name)) from None
 
 
+def _is_of_this_machine(name: str) -> bool:
+    """Whether it names a folder or a link that differs from machine to machine."""
+    return name.startswith(("posix/", "right/")) or name in {"localtime", "posixrules"}
+
+
 def _remedy(name: str) -> str:
-    known = {known.lower(): known for known in available_timezones()}
+    known = {
+        known.lower(): known for known in available_timezones() if not _is_of_this_machine(known)
+    }
     near = difflib.get_close_matches(name.lower().strip(), known, n=1)
     if near:
         return f"did you mean {known[near[0]]!r}?"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,13 +18,18 @@ from psycopg.conninfo import make_conninfo
 
 from pgtask import config, embedded
 from pgtask.broker import migrate
+from tests.beats import Beat
 from tests.roles import Roles
-from tests.workers import Worker
+from tests.workers import ROOT, Worker
 
 _TABLES = (
     "waiting, ready, running, done, payload, job_key, slot, cancel_request, attempt_error, worker,"
     " queue, watcher, tally, schedule, tick, beat"
 )
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background job ignores it, and so would all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,30 @@ def start_worker(shop: ModuleType, dsn: str, tmp_path: Path) -> Iterator[Callabl
     yield start
     for worker in workers:
         worker.end()
+
+
+@pytest.fixture
+def start_beat(dsn: str, tmp_path: Path) -> Iterator[Callable[..., Beat]]:
+    """Start `pgtask beat` processes; at the end they are ended."""
+    beats: list[Beat] = []
+
+    def start(
+        *arguments: str,
+        app: str | None = None,
+        wait: bool = True,
+        directory: Path = ROOT,
+        **env: str,
+    ) -> Beat:
+        log = tmp_path / f"beat{len(beats)}.log"
+        beat = Beat(dsn, app, arguments, log, env, directory)
+        beats.append(beat)
+        if wait:
+            beat.wait_until_seen()
+        return beat
+
+    yield start
+    for beat in beats:
+        beat.end()
 
 
 def _create(server: TestServer, database: str) -> str:

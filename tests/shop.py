@@ -321,3 +321,13 @@ def append(path: str, line: str) -> None:
         os.write(descriptor, f"{line}\n".encode())
     finally:
         os.close(descriptor)
+
+
+@app.task
+def swell(characters: int) -> str:
+    return "é" * characters
+
+
+@app.task(transaction=True)
+def swell_in_transaction(characters: int) -> str:
+    return "é" * characters

@@ -29,6 +29,7 @@ log = logging.getLogger("pgtask.beat")
 CHANGED = "pgtask_schedule"  # the channel
 POLL = 10.0  # s: how long a lost notification may delay what somebody changed
 DEAF_POLL = 5.0  # s, where nothing is ever heard
+GOODBYE = 0.5  # s for the last word
 STEADY = 10.0  # s: a listening connection that breaks sooner was none
 MOST = 500  # schedules in one look
 
@@ -96,7 +97,10 @@ class Beat:
             self._introduce()
             if declared is not None:
                 await self._declare(declared.app, declared.schedules)
-            yield ear
+            try:
+                yield ear
+            finally:
+                await self._say_goodbye()
 
     async def _until_answered(self, *, patient: bool) -> None:
         failures = 0
@@ -112,6 +116,11 @@ class Beat:
                 failures += 1
                 log.warning("waiting for the database, again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
+
+    async def _say_goodbye(self) -> None:
+        # Without it, it would be listed as living for half a minute.
+        with suppress(BrokerError, StatementFailed):
+            await self._link.run(schedules.ended(self.id), deadline=GOODBYE)
 
     def _introduce(self) -> None:
         log.info(
@@ -155,7 +164,7 @@ class Beat:
             try:
                 declared = await declared_by(spec, self._dsn)
                 await self._declare(declared.app, declared.schedules)
-            except (AppNotFound, BrokerError, StatementFailed) as error:
+            except (AppNotFound, BrokerError, StatementFailed, OSError) as error:
                 notes = "".join(f"\n{note.rstrip()}" for note in getattr(error, "__notes__", ()))
                 log.error("not declared, the schedules of before go on: %s%s", error, notes)
             self.declared.set()
@@ -224,6 +233,7 @@ class Beat:
                         len(differing),
                     )
                     await self._firing.fire(agenda.due, differing)
+                    self._woken.set()
             except (BrokerError, StatementFailed) as error:
                 pause = pause_after(failures)
                 failures += 1

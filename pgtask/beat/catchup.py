@@ -30,8 +30,8 @@ def plan(schedule: Schedule, due: Due) -> Fire:
 def _just_begun(schedule: Schedule, now: datetime) -> list[Tick]:
     # Who says "now" means it, though the beat reads it some milliseconds later.
     begun = [at for at in (schedule.at, schedule.start) if at is not None]
-    ticks, _ = schedule.latest(now - ON_TIME, now, MOST)
-    return [Tick(tick) for tick in ticks[-1:] if tick in begun]
+    ticks, _ = schedule.latest(now - ON_TIME - _LEAST, now, 1)
+    return [Tick(tick) for tick in ticks if tick in begun]
 
 
 def _due(schedule: Schedule, due: Due, first: datetime) -> list[Tick]:

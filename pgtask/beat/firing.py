@@ -16,10 +16,10 @@ log = logging.getLogger("pgtask.beat")
 
 TICKS = 1000  # in one statement, unless one schedule alone has more
 DEADLINE = 10.0  # s
-# What somebody else has in hand is asked for again after so long, and twice as long each time.
-SOON, LATER = 0.05, 1.0  # s
-FORGET = 10.0  # s
-_GONE = ("changed", "missing")
+# What somebody else has in hand is asked for again after so long, then twice as long each time, at
+# most so long: s. A row costs nothing to ask for, a key the time for which a lock is waited for.
+_HELD = {"locked": (0.05, 1.0), "key": (5.0, 30.0)}
+FORGET = 60.0  # s
 
 
 class Firing:
@@ -49,9 +49,20 @@ class Firing:
         now = asyncio.get_running_loop().time()
         self._held = {id_: held for id_, held in self._held.items() if held[0] > now - FORGET}
         of = {due.id: due for due in dues}
-        for batch in _batches(fires):
+        missed = {(fire.id, tick.at): tick.missed for fire in fires for tick in fire.ticks}
+        # Whose key was locked goes last, alone: the others must not wait for it once more.
+        suspects = [[fire] for fire in fires if fire.id in self._held]
+        clear = [fire for fire in fires if fire.id not in self._held]
+        for batch in (*_batches(clear), *suspects):
             for answer in await self._fire(batch, of):
                 self._note(answer, of[answer.id])
+                if answer.tick_at is not None and (n := missed.get((answer.id, answer.tick_at))):
+                    log.info(
+                        "schedule %s: %d ticks before %s were missed",
+                        of[answer.id].name,
+                        n,
+                        answer.tick_at,
+                    )
         for fire in fires:
             if fire.error is not None:
                 log.error(
@@ -66,8 +77,10 @@ class Firing:
                 raise
             if len(fires) > 1:
                 # One of them is to blame: the others must not wait for somebody to see to it.
-                half = len(fires) // 2
-                return await self._fire(fires[:half], of) + await self._fire(fires[half:], of)
+                # A lock costs its time-out each time it is met.
+                half = 1 if is_locked(error) else len(fires) // 2
+                parts = [fires[at : at + half] for at in range(0, len(fires), half)]
+                return [answer for part in parts for answer in await self._fire(part, of)]
             return await self._fire_blamed(fires[0], of, error)
         busy = {answer.id for answer in answers if answer.tick_at is None}
         for fire in fires:
@@ -80,7 +93,7 @@ class Firing:
     ) -> list[Fired]:
         if is_locked(error):
             # Its key belongs to a transaction that is open for longer than we wait.
-            return [Fired(fire.id, None, None, "locked")]
+            return [Fired(fire.id, None, None, "key")]
         if fire.error is not None:
             raise error  # not about the data
         text = str(error).splitlines()[0]
@@ -90,10 +103,13 @@ class Firing:
 
     def _note(self, answer: Fired, due: Due) -> None:
         if answer.tick_at is None:
-            if answer.reason not in _GONE:
-                pause = self._held.get(due.id, (0.0, SOON / 2))[1] * 2
-                until = asyncio.get_running_loop().time() + min(pause, LATER)
-                self._held[due.id] = until, min(pause, LATER)
+            if answer.reason in _HELD:
+                least, most = _HELD[answer.reason]
+                _, before = self._held.get(due.id, (0.0, 0.0))
+                pause = min(max(least, 2 * before), most)
+                self._held[due.id] = asyncio.get_running_loop().time() + pause, pause
+            if answer.reason == "key":
+                log.warning("schedule %s waits for a lock on its key", due.name)
             log.debug("schedule %s was not fired: %s", due.name, answer.reason)
         elif answer.job is not None:
             self.fired += 1

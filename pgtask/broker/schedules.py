@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from pgtask.broker.statement import Row, Statement, scalar
+from pgtask.broker.statement import Row, Statement, nothing, scalar
 from pgtask.errors import BadOption
 from pgtask.signature import Signature
 
@@ -361,13 +361,14 @@ def fire(fires: Sequence[Fire]) -> Statement[list[Fired]]:
     """
     return Statement(
         "select id, tick_at, job, reason from pgtask._fire(%(fires)s::json)",
-        {
-            "fires": _json(
-                [{**f._asdict(), "ticks": [tick._asdict() for tick in f.ticks]} for f in fires]
-            )
-        },
+        {"fires": _json([_sent(fire) for fire in fires])},
         lambda rows: [Fired(*row) for row in rows],
     )
+
+
+def ended(beat: UUID) -> Statement[None]:
+    """A beat ends, and is no longer listed."""
+    return Statement("select pgtask._beat_ended(%(beat)s::uuid)", {"beat": beat}, nothing)
 
 
 def replan() -> Statement[int]:
@@ -378,6 +379,15 @@ def replan() -> Statement[int]:
 def _agenda(rows: Sequence[Row]) -> Agenda:
     now, wait = rows[0][10:]
     return Agenda(now, wait, [Due(*row[:11]) for row in rows if row[0] is not None])
+
+
+def _sent(fire: Fire) -> dict[str, Any]:
+    sent = fire._asdict()
+    sent["ticks"] = [tick._asdict() for tick in fire.ticks]
+    if fire.error is not None:
+        # It may quote anything; what cannot be stored must not keep it from being told.
+        sent["error"] = fire.error.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+    return sent
 
 
 def _raw(text: str | None) -> msgspec.Raw | None:

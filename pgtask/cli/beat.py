@@ -17,10 +17,11 @@ from pgtask.cli.session import Session, pass_session
 @click.option("--log-level", metavar="LEVEL", help="What to log (INFO).")
 @pass_session
 def beat(session: Session, /, *, once: bool, **settings: object) -> int:
-    """Fire schedules, until TERM or Ctrl-C.
+    """Fire schedules.
 
-    Any number may run: each tick has one job at most. Without an app, it fires what the database
-    has; with one, it first writes there what the code declares. HUP reads the app anew.
+    Until TERM or Ctrl-C. Any number may run: each tick has one job at most. Without an app, it
+    fires what the database has; with one, it first writes there what the code declares. HUP reads
+    the app anew.
     """
     from pgtask.beat.process import run_beat
     from pgtask.discover import find_spec

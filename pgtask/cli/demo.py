@@ -28,6 +28,7 @@ from pgtask.worker.zygote import die_with_parent
 NAPS = 20
 PINGS = 100
 DELAY = 2.0  # s
+TICKS = 3  # of the schedule, at least
 PATIENCE = 120.0  # s without any progress: something is wrong
 
 TABLES = """
@@ -40,6 +41,13 @@ create table if not exists pgtask_demo.module (
 create table if not exists pgtask_demo.ghost (
   run text not null, seen_at timestamptz not null default clock_timestamp());
 """
+
+
+FIRED = "select count(*) from pgtask.ticks where schedule = %s and job is not null"
+UNFINISHED = (
+    "select count(*) from pgtask.ticks where schedule = %s and job is not null"
+    " and outcome in ('ready', 'running', 'scheduled', 'blocked')"
+)
 
 
 @dataclass(frozen=True)
@@ -81,9 +89,11 @@ def demo(
         run.clear_up()
         log = stack.enter_context(_log())
         staff = stack.enter_context(_workers(dsn, run.queue, workers, concurrency, log))
+        run.schedule(app)
         run.enqueue(dsn)
         run.wait(staff)
         run.measure_pickup()
+        run.wait_for_ticks(staff)
         figures, expectations = run.figures(), run.expectations()
         if not keep:
             run.remove_rows()
@@ -122,14 +132,41 @@ class Run:
         self.queue = f"demo-{self._token}"
 
     def clear_up(self) -> None:
-        """Cancel what earlier demos left unfinished."""
+        """Cancel what earlier demos left unfinished, and remove their schedules."""
+        self._connection.execute(
+            "select pgtask.drop_schedule(name) from pgtask.schedules where name like 'demo-%%'"
+        )
         self._connection.execute(
             "select pgtask.cancel(array(select id from pgtask.jobs where queue like 'demo-%%'"
             " and state not in ('succeeded', 'failed', 'cancelled')))"
         )
 
+    def schedule(self, app: Any) -> None:
+        """Make a schedule of every second; the beats take note at once."""
+        from pgtask.cli import demo_app as tasks
+        from pgtask.schedule import Schedule
+
+        # By the token, which is in the task's arguments: one demo does not see another's jobs.
+        call = tasks.tick.options(queue=self.queue, priority=100).s(self._token)
+        app.schedules.upsert(self.queue, call, Schedule(every=1), overlap="queue", catchup="all")
+
+    def wait_for_ticks(self, staff: Staff) -> None:
+        """Let the schedule fire often enough, then hold it, and let its jobs end."""
+        until = time.monotonic() + PATIENCE
+        while self._count(FIRED, self.queue) < TICKS and time.monotonic() < until:
+            for note in staff.replace_the_dead():
+                self._session.note(f"demo: {note}")
+            time.sleep(0.1)
+        self._connection.execute("select pgtask.pause_schedule(%s)", [self.queue])
+        until = time.monotonic() + PATIENCE
+        while self._count(UNFINISHED, self.queue) and time.monotonic() < until:
+            for note in staff.replace_the_dead():
+                self._session.note(f"demo: {note}")
+            time.sleep(0.1)
+
     def remove_rows(self) -> None:
         """Leave the tables as they were found."""
+        self._connection.execute("select pgtask.drop_schedule(%s)", [self.queue])
         for name in ("module", "ghost"):
             self._connection.execute(
                 f"delete from pgtask_demo.{name} where run = %s".encode(), [self._token]
@@ -212,6 +249,7 @@ class Run:
             "jobs_per_second": round(len(self._ids) / max(self._seconds, 0.001), 1),
             "unsuccessful_attempts": dict(attempts),
             "pickup_ms": {"p50": _rounded(pickup[0]), "p99": _rounded(pickup[1])},
+            "ticks": self._ticks(),
             "longest": [
                 dict(zip(("name", "lines", "functions", "classes", "imports"), row, strict=True))
                 for row in longest
@@ -245,6 +283,7 @@ class Run:
             " from pgtask.done where id = %s",
             self._later.id,
         )[0]
+        ticks = self._ticks()
         napped = sum(result.state == "succeeded" for result in self._naps)
         return [
             Expectation(
@@ -274,7 +313,33 @@ class Run:
                 waited is not None and waited >= DELAY,
                 "never ran" if waited is None else f"{waited:.2f} s",
             ),
+            Expectation(
+                "every second of the schedule has its one job",
+                ticks["fired"] == ticks["jobs"] == ticks["succeeded"] == ticks["seconds"] >= TICKS,
+                f"{ticks['seconds']} seconds, {ticks['fired']} fired, {ticks['jobs']} jobs,"
+                f" {ticks['succeeded']} succeeded",
+            ),
         ]
+
+    def _ticks(self) -> dict[str, Any]:
+        """The fires of the schedule, and the jobs that carry its name."""
+        row = self._row(
+            "select count(job), count(*) filter (where outcome = 'succeeded'),"
+            " coalesce(extract(epoch from max(tick_at) - min(tick_at))::int + 1, 0),"
+            " (extract(epoch from max(lateness)) * 1000)::float8,"
+            " (select count(*) from pgtask.jobs where headers ->> 'schedule' = %s)"
+            " from pgtask.ticks where schedule = %s",
+            self.queue,
+            self.queue,
+        )
+        fired, succeeded, seconds, latest, jobs = row
+        return {
+            "seconds": seconds,
+            "fired": fired,
+            "jobs": jobs,
+            "succeeded": succeeded,
+            "latest_ms": _rounded(latest),
+        }
 
     def _count(self, query: str, *params: object) -> int:
         return int(self._row(query, *params)[0])
@@ -285,24 +350,28 @@ class Run:
 
 
 class Staff:
-    """The worker processes; one that ends before its time is replaced, as by a service manager."""
+    """The worker processes and a beat; one that ends before its time is replaced, as by a service
+    manager.
+    """
 
     def __init__(self, dsn: str, queue: str, count: int, concurrency: int | None, log: int) -> None:
-        self._arguments = [] if concurrency is None else ["-c", str(concurrency)]
+        children = [] if concurrency is None else ["-c", str(concurrency)]
         self._dsn = dsn
-        self._queue = queue
         self._log = log
-        self._processes = [self._start() for _ in range(count)]
+        self._commands = [["worker", "-Q", queue, *children]] * count + [["beat"]]
+        self._processes = [self._start(command) for command in self._commands]
 
     def replace_the_dead(self) -> Iterator[str]:
-        """Start a worker for each that has ended, and say so."""
+        """Start another for each that has ended, and say so."""
         for index, process in enumerate(self._processes):
             if (code := process.poll()) is not None:
-                self._processes[index] = self._start()
+                what = self._commands[index][0]
+                self._processes[index] = self._start(self._commands[index])
                 how = signal.Signals(-code).name if code < 0 else f"status {code}"
-                yield (
-                    f"worker {process.pid} ended ({how}), another takes its place; "
+                yield f"{what} {process.pid} ended ({how}), another takes its place; " + (
                     "what it held comes back when its lease of 30 s is over"
+                    if what == "worker"
+                    else "what was due meanwhile is made up for"
                 )
 
     def end(self) -> None:
@@ -316,7 +385,7 @@ class Staff:
                 process.kill()
                 process.wait()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [
                 sys.executable,
@@ -324,10 +393,7 @@ class Staff:
                 "pgtask",
                 "-A",
                 "pgtask.cli.demo_app:app",
-                "worker",
-                "-Q",
-                self._queue,
-                *self._arguments,
+                *command,
             ],
             env={**os.environ, "PGTASK_DSN": self._dsn},
             stdin=subprocess.DEVNULL,
@@ -429,7 +495,12 @@ def _report(
     session.data(
         f"\n{figures['jobs']} jobs, {figures['jobs_per_second']:g} jobs/s;"
         f" attempts that did not succeed: {attempts or 'none'};"
-        f" pickup by an idle worker: p50 {pickup['p50']} ms, p99 {pickup['p99']} ms\n"
+        f" pickup by an idle worker: p50 {pickup['p50']} ms, p99 {pickup['p99']} ms"
+    )
+    ticks = figures["ticks"]
+    session.data(
+        f"a schedule of every second: {ticks['fired']} fires in {ticks['seconds']} s, the latest"
+        f" {ticks['latest_ms']} ms after its time\n"
     )
     for expectation in expectations:
         mark = "ok  " if expectation.held else "FAIL"

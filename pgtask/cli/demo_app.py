@@ -66,3 +66,8 @@ def ping() -> None:
 def later() -> str:
     """Run when its time has come."""
     return "in time"
+
+
+@app.task
+def tick(run: str) -> None:
+    """Say that a second has passed; a schedule of the demo's own calls it."""

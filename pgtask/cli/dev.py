@@ -32,9 +32,10 @@ COLOURS = {"worker": "cyan", "beat": "magenta", "dev": "yellow"}
 def dev(
     session: Session, /, *, concurrency: int | None, reload: bool | None, log_level: str | None
 ) -> int:
-    """Migrate, then run a worker and a beat in this terminal, with the app's changes.
+    """Migrate, and run a worker and a beat in one terminal.
 
-    For your desk. When one of them ends, or Ctrl-C is pressed, all end.
+    For your desk: both load the app anew when a file changes. When one of them ends, or Ctrl-C is
+    pressed, all end.
     """
     from pgtask.broker import migrate
     from pgtask.discover import find_spec, no_app

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FIRES = 10  # listed
 STRIP = 40  # marks
 NEXT = 5
+UNFINISHED = ("blocked", "scheduled", "ready", "running")
 _JSON = ("args", "kwargs", "policy", "headers", "spec", "declared")
 
 
@@ -31,6 +32,8 @@ class World(NamedTuple):
     """What is around a schedule and may keep its jobs from running."""
 
     beats: int  # alive
+    ended: bool  # nothing comes after now, whether or not a beat has looked
+    latest: TickLine | None
     queue: QueueLine | None
     workers: Sequence[WorkerLine]
 
@@ -46,16 +49,19 @@ def show(session: Session, name: str) -> None:
         line = there(broker, name)
         ticks = broker.run(schedules.ticks(name, STRIP))
         queue = line.queue or "default"
+        schedule = _parsed(line)
+        coming = None if schedule is None else [*islice(schedule.upcoming(line.now), NEXT)]
         world = World(
             sum(beat.live for beat in broker.run(schedules.beats())),
+            line.state == "ended" or (line.next_at is None and coming == []),
+            ticks[0] if ticks else None,
             next((each for each in broker.run(inspect.queues()) if each.queue == queue), None),
             [worker for worker in broker.run(inspect.workers()) if worker.alive],
         )
     reasons = [*why_not_firing(line, world)]
-    schedule = _parsed(line)
     upcoming: list[dict[str, Any]] = []
-    if schedule is not None:
-        upcoming = told(schedule, [*islice(schedule.upcoming(line.now), NEXT)], line.now, None)
+    if schedule is not None and coming is not None:
+        upcoming = told(schedule, coming, line.now, None)
     if session.json:
         session.document(
             document(line)
@@ -93,9 +99,17 @@ def document(line: ScheduleLine) -> dict[str, Any]:
     for field in ("id", "last_job"):
         fields[field] = None if fields[field] is None else str(fields[field])
     for field in _JSON:
-        fields[field] = None if fields[field] is None else json.loads(fields[field])
+        fields[field] = None if fields[field] is None else _decoded(fields[field])
     del fields["now"]
     return fields
+
+
+def _decoded(text: str) -> Any:
+    """What the database calls JSON; as it is where Python cannot read that much of it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def why_not_firing(line: ScheduleLine, world: World) -> Iterator[str]:
@@ -110,7 +124,7 @@ def why_not_firing(line: ScheduleLine, world: World) -> Iterator[str]:
         yield f"it was paused{by}{because} → pgtask schedule resume {line.name}"
     if line.error is not None:
         yield f"it is broken: {line.error} → correct it: pgtask schedule add"
-    if line.state == "ended":
+    if world.ended:
         yield "it has no further tick"
     if not world.beats:
         yield "no beat is alive → pgtask beat"
@@ -121,6 +135,14 @@ def why_not_firing(line: ScheduleLine, world: World) -> Iterator[str]:
             f"it fires, but queue {world.queue.queue!r} is paused: its jobs wait"
             f" → pgtask queue resume {world.queue.queue}"
         )
+    if world.latest is not None and world.latest.reason == "overlap":
+        if line.last_state in UNFINISHED:
+            yield (
+                f"its last tick made no job, since job {line.last_job} ({line.last_state}) is not"
+                f" finished → pgtask show {line.last_job}"
+            )
+        else:
+            yield "its last tick made no job, since an earlier one, or its key's, was not finished"
     if not any(line.task in worker.tasks for worker in world.workers):
         yield f"it fires, but no live worker knows task {line.task!r}: its jobs wait"
 
@@ -135,6 +157,7 @@ def _facts(line: ScheduleLine, schedule: Schedule | None) -> str:
             ("spec", line.spec),
             ("state", line.state),
             ("next", instant(line.next_at)),
+            ("last", _last(line)),
             ("args", line.args),
             ("kwargs", line.kwargs),
             ("queue", line.queue),
@@ -156,6 +179,13 @@ def _facts(line: ScheduleLine, schedule: Schedule | None) -> str:
             ("changed", f"{instant(line.updated_at)} (revision {line.revision})"),
         ]
     )
+
+
+def _last(line: ScheduleLine) -> str | None:
+    """Its last job, which may lie before every tick that is listed."""
+    if line.last_tick is None:
+        return None
+    return f"{instant(line.last_tick)}, job {line.last_job}: {line.last_state or 'forgotten'}"
 
 
 def _history(ticks: Sequence[TickLine]) -> str:

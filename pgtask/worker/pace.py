@@ -6,7 +6,7 @@ from __future__ import annotations
 # little enough that a new job of high priority does not wait long behind it, and that what there is
 # gets spread over the workers.
 AHEAD = 0.04  # s
-# While more is waiting than was claimed: each claim and each finish takes a core from the tasks.
+# While more is waiting than was claimed: each claim and each finish takes time from the tasks.
 AHEAD_IN_BACKLOG = 0.15  # s
 MOST = 256  # jobs
 WEIGHT = 0.2  # of the newest measurement in the moving average

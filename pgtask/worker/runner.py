@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from pgtask.codec import encode_result
+from pgtask.codec import MAX_PAYLOAD, encode_result, placeholder_of
 from pgtask.current import JobContext, enter, leave, running
 from pgtask.errors import (
     CommitUnknown,
@@ -107,7 +107,7 @@ class Runner:
             return Cancelled() if is_cancelled() else self._judge(error, job, task, policy)
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises is an outcome
             return self._judge(error, job, task, policy)
-        return _succeeded(result)
+        return self._succeeded(job, result)
 
     async def run_async(self, job: Job, is_cancelled: Callable[[], bool]) -> Outcome:
         """Run an async task on the running loop."""
@@ -137,7 +137,7 @@ class Runner:
             return Cancelled() if is_cancelled() else self._judge(error, job, task, policy)
         except BaseException as error:  # noqa: BLE001 - user code: whatever it raises is an outcome
             return self._judge(error, job, task, policy)
-        return _succeeded(result)
+        return self._succeeded(job, result)
 
     def _run_in_transaction(
         self,
@@ -161,7 +161,7 @@ class Runner:
                 self._soft_limit(soft, clock.left()),
             ):
                 result = task.run(context, args, kwargs)
-            return _encoded(result)
+            return self._encoded(job, result)
 
         self._transactions.run(task, self._attempt(job), body, clock, is_cancelled)
         return Committed()
@@ -190,7 +190,7 @@ class Runner:
                     lambda: SoftTimeLimitExceeded(f"soft_timeout of {soft:g} s passed"),
                 ):
                     result = await task.run(context, args, kwargs)
-            return _encoded(result)
+            return self._encoded(job, result)
 
         # The hard limit holds for all of it: the wait for a connection, each run of the body, and
         # the COMMIT.
@@ -256,6 +256,38 @@ class Runner:
             installation=self._installation,
         )
 
+    def _succeeded(self, job: Job, result: object) -> Outcome:
+        if result is None:
+            return NOTHING_RETURNED
+        try:
+            return Succeeded(self._stored(job, result))
+        except Exception as error:  # noqa: BLE001 - user objects may raise anything when encoded
+            return Failed(Failure.of(error))
+
+    def _encoded(self, job: Job, result: object) -> str | None:
+        try:
+            return None if result is None else self._stored(job, result)
+        except Exception as error:
+            raise _Unstorable(str(error)) from error
+
+    def _stored(self, job: Job, result: object) -> str:
+        text = encode_result(result)
+        if len(text) <= MAX_PAYLOAD // 4:  # a character takes four bytes at most
+            return text
+        limit = max(MAX_PAYLOAD, self._app.client.max_payload)
+        # What the task did is done, so it has succeeded; but no supervisor should carry this.
+        if (size := len(text.encode())) > limit:
+            log.warning(
+                "job %d (%s) returned %d bytes as JSON, more than %d: the result is not"
+                " kept; store it and return its id",
+                job.id,
+                job.task,
+                size,
+                limit,
+            )
+            return placeholder_of(size, limit)
+        return text
+
     def _attempt(self, job: Job) -> Attempt:
         return Attempt(job.id, job.epoch, self._worker)
 
@@ -274,22 +306,6 @@ class _Unstorable(Exception):
 
 
 NOTHING_RETURNED = Succeeded()
-
-
-def _succeeded(result: object) -> Outcome:
-    if result is None:
-        return NOTHING_RETURNED
-    try:
-        return Succeeded(encode_result(result))
-    except Exception as error:  # noqa: BLE001 - user objects may raise anything when encoded
-        return Failed(Failure.of(error))
-
-
-def _encoded(result: object) -> str | None:
-    try:
-        return None if result is None else encode_result(result)
-    except Exception as error:
-        raise _Unstorable(str(error)) from error
 
 
 @asynccontextmanager

@@ -30,10 +30,12 @@ begin
   end if;
 
   if new.name is null or new.name !~ '^[A-Za-z0-9_.:-]{1,128}$' then
-    raise exception 'a schedule name is 1 to 128 of A-Z a-z 0-9 _ . : -, got %', coalesce(quote_literal(left(new.name, 200)), 'NULL')
+    raise exception 'a schedule name is 1 to 128 of A-Z a-z 0-9 _ . : -, got %',
+      coalesce(quote_literal(left(new.name, 200)), 'NULL')
       using errcode = 'TQ002';
   end if;
-  perform pgtask._check_call(new.task, new.queue, new.priority, new.on_conflict, new.max_attempts, new.max_crashes, new.keep);
+  perform pgtask._check_call(
+    new.task, new.queue, new.priority, new.on_conflict, new.max_attempts, new.max_crashes, new.keep);
   perform pgtask._check_keys(array[new.key], array[new.serial]);
   if new.policy is not null then
     perform pgtask._check_policy(new.policy);
@@ -51,26 +53,34 @@ begin
     raise exception 'headers take % bytes as JSON, more than 65536; send large values as arguments',
       octet_length(new.headers::text) using errcode = 'TQ002';
   end if;
+  perform json_object_keys(new.headers);  -- raises for a name that no text can hold
   -- NaN counts as greater than any number.
   if not (new.expires_in > 0 and new.expires_in <= 3155760000) then
-    raise exception 'expires_in is more than 0 and at most 3155760000 seconds, or NULL, got %', new.expires_in using errcode = 'TQ002';
+    raise exception 'expires_in is more than 0 and at most 3155760000 seconds, or NULL, got %', new.expires_in
+      using errcode = 'TQ002';
   end if;
-  if array_ndims(new.tags) > 1 or exists (select from unnest(new.tags) as t (tag) where t.tag is null or length(t.tag) not between 1 and 128) then
+  if array_ndims(new.tags) > 1 or exists (
+       select from unnest(new.tags) as t (tag) where t.tag is null or length(t.tag) not between 1 and 128) then
     raise exception 'tags are strings of 1 to 128 characters' using errcode = 'TQ002';
   end if;
   if new.spec is null or json_typeof(new.spec) not in ('object', 'string') or octet_length(new.spec::text) > 65536
-     or new.spec::text ~ E'^\\s*(\\{\\s*\\}|"\\s*")\\s*$' then
+     or new.spec::text ~ E'^\\s*(\\{\\s*\\}|"\\s*")\\s*$'
+     -- Escapes that no text can hold: beat could not even say what is wrong.
+     or new.spec::text ~* E'\\\\u(0000|d[89a-f])' then
     raise exception 'spec of schedule % says when, as {"cron": "*/5 * * * *"} or {"every": 300}, in at most 65536 bytes, got %',
       quote_literal(new.name), coalesce(left(new.spec::text, 200), 'NULL') using errcode = 'TQ002';
   end if;
   if new.catchup is null or new.catchup not in ('last', 'none', 'all') then
-    raise exception 'catchup is last, none or all, got %', coalesce(quote_literal(left(new.catchup, 200)), 'NULL') using errcode = 'TQ002';
+    raise exception 'catchup is last, none or all, got %', coalesce(quote_literal(left(new.catchup, 200)), 'NULL')
+      using errcode = 'TQ002';
   end if;
   if new.overlap is null or new.overlap not in ('skip', 'queue', 'replace') then
-    raise exception 'overlap is skip, queue or replace, got %', coalesce(quote_literal(left(new.overlap, 200)), 'NULL') using errcode = 'TQ002';
+    raise exception 'overlap is skip, queue or replace, got %', coalesce(quote_literal(left(new.overlap, 200)), 'NULL')
+      using errcode = 'TQ002';
   end if;
   if not (new.grace >= 0 and new.grace <= 3155760000) then
-    raise exception 'grace is 0 to 3155760000 seconds, or NULL for as late as it may be, got %', new.grace using errcode = 'TQ002';
+    raise exception 'grace is 0 to 3155760000 seconds, or NULL for as late as it may be, got %', new.grace
+      using errcode = 'TQ002';
   end if;
 
   if new.paused then
@@ -95,13 +105,14 @@ begin
     new.planned_revision := new.revision;
   end if;
   -- Not when the code itself says so, and not at a reset, which takes the mark away.
-  if old.source = 'code' and new.source = 'code' and new.edited = old.edited and new.declared::text is not distinct from old.declared::text
-     and (v_call or (new.spec::text, new.enabled) is distinct from (old.spec::text, old.enabled)) then
+  if old.source = 'code' and new.source = 'code' and new.edited = old.edited
+     and new.declared::text is not distinct from old.declared::text and (v_call or (new.spec::text, new.enabled) is distinct from (old.spec::text, old.enabled)) then
     new.edited := true;
   end if;
   return new;
 end $$;
-comment on function pgtask._check_schedule() is 'Trigger: raise TQ002 for a schedule that could not be enqueued, and count its edits.';
+comment on function pgtask._check_schedule() is
+  'Trigger: raise TQ002 for a schedule that could not be enqueued, and count its edits.';
 create or replace trigger schedule_check before insert or update of
   name, task, args, kwargs, queue, priority, max_attempts, max_crashes, key, on_conflict, serial, keep, expires_in, policy, headers, tags,
   spec, catchup, overlap, grace, enabled, paused, paused_reason, paused_by, paused_at, gone

@@ -12,14 +12,18 @@ declare
   v_text text;
 begin
   if p_app is null or p_app = '' then
-    raise exception 'schedules are declared by an app with a name, got %', coalesce(quote_literal(p_app), 'NULL') using errcode = 'TQ002';
+    raise exception 'schedules are declared by an app with a name, got %', coalesce(quote_literal(p_app), 'NULL')
+      using errcode = 'TQ002';
   end if;
   if p_declared is null or json_typeof(p_declared) <> 'array' then
-    raise exception 'declared schedules are a JSON array, got %', coalesce(json_typeof(p_declared), 'NULL') using errcode = 'TQ002';
+    raise exception 'declared schedules are a JSON array, got %', coalesce(json_typeof(p_declared), 'NULL')
+      using errcode = 'TQ002';
   end if;
+  perform pgtask._check_nul(p_declared);
   select d.value ->> 'name' into v_text from json_array_elements(p_declared) d group by 1 having count(*) > 1 limit 1;
   if found then
-    raise exception 'the schedule % is declared twice; give one of them another name', coalesce(quote_literal(v_text), 'NULL')
+    raise exception 'the schedule % is declared twice; give one of them another name',
+      coalesce(quote_literal(v_text), 'NULL')
       using errcode = 'TQ002';
   end if;
 
@@ -27,7 +31,8 @@ begin
   for v_said in
     select coalesce(d.name, s.name) as name, d.value
     from (select e.value ->> 'name' as name, e.value from json_array_elements(p_declared) e) d
-    full join (select o.name from pgtask.schedule o where o.app = p_app and o.source = 'code' and not o.gone) s on s.name = d.name
+    full join (select o.name from pgtask.schedule o
+               where o.app = p_app and o.source = 'code' and not o.gone) s on s.name = d.name
     order by 1
   loop
     name := v_said.name;

@@ -19,7 +19,8 @@ begin
       update pgtask.beat b set seen_at = v_now
       where b.id in (select l.id from pgtask.beat l where l.id = p_beat for update skip locked);
     else
-      insert into pgtask.beat (id, host, pid, version, started_at, seen_at) values (p_beat, p_host, p_pid, p_version, v_now, v_now)
+      insert into pgtask.beat (id, host, pid, version, started_at, seen_at)
+      values (p_beat, p_host, p_pid, p_version, v_now, v_now)
       on conflict (id) do nothing;
     end if;
   end if;
@@ -47,4 +48,4 @@ begin
   order by s.planned_revision = s.revision desc, s.next_at, s.id;
 end $$;
 comment on function pgtask._due(uuid, text, integer, text, integer) is
-  'Schedules that are due or unplanned, the time, and the seconds until the next tick after it; one row with NULLs when there are none.';
+  'Schedules that are due or unplanned, the time, and seconds until the next tick; one row with NULLs when there are none.';

@@ -8,7 +8,7 @@ returns table (id bigint, tick_at timestamptz, job bigint, reason text)
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off set timezone = 'UTC'
 -- A stranger's transaction may hold a job key; one by one, only the schedule with that key is late.
-set lock_timeout = '500ms'
+set lock_timeout = '100ms'
 as $$
 #variable_conflict use_column
 declare
@@ -26,7 +26,8 @@ begin
   if p_fires is null or json_typeof(p_fires) <> 'array' then
     raise exception '_fire takes a JSON array, got %', coalesce(json_typeof(p_fires), 'NULL') using errcode = 'TQ002';
   end if;
-  if exists (select from json_to_recordset(p_fires) as f (id bigint) group by f.id having count(*) > 1 or f.id is null) then
+  if exists (select from json_to_recordset(p_fires) as f (id bigint)
+             group by f.id having count(*) > 1 or f.id is null) then
     raise exception '_fire takes each schedule once, by its id' using errcode = 'TQ002';
   end if;
   v_mine := array(
@@ -49,14 +50,14 @@ begin
                 or exists (select from pgtask.waiting w where w.id = p.job)) as busy,
            -- A share of the jitter that is always the same for this tick.
            case when pgtask._seconds(s.spec ->> 'jitter') > 0 then
-             t.at + pgtask._seconds(s.spec ->> 'jitter')
-                    * (('x' || left(md5(s.id || ' ' || extract(epoch from t.at)::bigint), 8))::bit(32)::bigint / 4294967296.0)
-                    * interval '1 second' end as run_at
+             t.at + pgtask._seconds(s.spec ->> 'jitter') * interval '1 second'
+                    * (('x' || left(md5(s.id || ' ' || extract(epoch from t.at)::bigint), 8))::bit(32)::bigint / 4294967296.0) end as run_at
     from json_to_recordset(p_fires) as f (id bigint, ticks json)
     join pgtask.schedule s on s.id = f.id
     cross join lateral json_to_recordset(f.ticks) as t (at timestamptz, reason text, missed integer)
     where s.id = any(v_mine)
-    order by case when s.overlap = 'replace' then coalesce(s.key, 'schedule:' || s.name) else s.key end nulls first, t.at, s.id
+    order by case when s.overlap = 'replace' then coalesce(s.key, 'schedule:' || s.name) else s.key end nulls first,
+             t.at, s.id
   loop
     v_job := null;
     v_reason := v_tick.reason;
@@ -120,4 +121,4 @@ begin
   order by 1;
 end $$;
 comment on function pgtask._fire(json) is
-  'Make the jobs of due ticks and note the next ones, for each schedule that is as it was read; tells what became of each.';
+  'Make the jobs of due ticks and note the next ones, where a schedule is as it was read; tells what became of each.';

@@ -8,4 +8,5 @@ begin
   return null;
 end $$;
 comment on function pgtask._forget_ticks() is 'Trigger: remove the ticks of a schedule that was removed.';
-create or replace trigger schedule_forget after delete on pgtask.schedule for each row execute function pgtask._forget_ticks();
+create or replace trigger schedule_forget after delete on pgtask.schedule
+  for each row execute function pgtask._forget_ticks();

@@ -1,8 +1,9 @@
 -- A serial slot became free: the first job parked for it becomes ready.
 create or replace function pgtask._hand_over(p_keys text[]) returns void
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
--- Its callers switch plans off that are right here.
-set enable_nestloop = on set enable_mergejoin = on set enable_bitmapscan = on
+-- Its callers switch plans off that are right here. By index whatever the statistics say: they may be
+-- of a time when a walk over the table was cheap.
+set enable_nestloop = on set enable_mergejoin = off set enable_hashjoin = off set enable_seqscan = off
 as $$
 declare
   v_queues text[];
@@ -11,7 +12,7 @@ begin
   with keys as materialized (select distinct k.key from unnest(p_keys) as k (key)),
   next as materialized (
     select n.id from keys k cross join lateral (
-      select w.id from pgtask.waiting w where w.park = k.key order by w.id limit 1 for update skip locked) n
+      select w.id from pgtask.waiting w where w.park = k.key order by w.park, w.id limit 1 for update skip locked) n
   ),
   gone as (delete from pgtask.waiting w using next n where w.id = n.id returning w.*),
   first as (

@@ -2,15 +2,20 @@
 -- its key; when a producer holds the key's row to pass it on, the outcome is sent again later.
 create or replace function pgtask._keep_keys(p_rows tid[], p_ids bigint[], p_verdicts text[]) returns tid[]
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
--- Its callers switch plans off that are right here.
-set enable_nestloop = on set enable_mergejoin = on set enable_bitmapscan = on
+-- Its callers switch plans off that are right here. By index whatever the statistics say: they may be
+-- of a time when a walk over the table was cheap.
+set enable_nestloop = on set enable_mergejoin = off set enable_hashjoin = off set enable_seqscan = off
 as $$
 declare
+  v_keys  text[];
+  v_ids   bigint[];
   v_owned bigint[];
 begin
+  select array_agg(r.key), array_agg(r.id) into v_keys, v_ids
+  from pgtask.running r where r.ctid = any(p_rows) and r.key is not null;
   select array_agg(k.job) into v_owned
-  from (select k.job from pgtask.job_key k join pgtask.running r on r.key = k.key and r.id = k.job
-        where r.ctid = any(p_rows) order by k.key for update of k skip locked) k;
+  from (select k.job from pgtask.job_key k where k.key = any(v_keys) and k.job = any(v_ids)
+        order by k.key for update skip locked) k;
   return array(
     select r.ctid from pgtask.running r join unnest(p_ids, p_verdicts) as o (id, verdict) on o.id = r.id
     where r.ctid = any(p_rows)

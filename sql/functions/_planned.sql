@@ -7,11 +7,13 @@ language sql security definer set search_path = pg_catalog, pgtask, pg_temp set 
 as $$
   with page as (
     select s.id, s.name, s.revision, s.spec, s.next_at, s.catchup, s.overlap, s.grace, s.task from pgtask.schedule s
-    where s.planned_revision = s.revision and s.enabled and not s.paused and not s.gone and s.error is null and s.id > p_after
+    where s.planned_revision = s.revision and s.enabled and not s.paused and not s.gone and s.error is null
+      and s.id > p_after
     order by s.id limit p_limit
   )
   select p.id, p.name, p.revision, p.id is not null, p.spec, p.next_at, p.catchup, p.overlap, p.grace, p.task,
          c.now, null::double precision
   from (select clock_timestamp() as now) c left join page p on true order by p.id
 $$;
-comment on function pgtask._planned(bigint, integer) is 'One page of the schedules whose next tick is known, in the shape of _due.';
+comment on function pgtask._planned(bigint, integer) is
+  'One page of the schedules whose next tick is known, in the shape of _due.';

@@ -8,7 +8,8 @@ declare
   v_id  bigint;
 begin
   if p_source is null or p_source not in ('api', 'cli', 'sql') then
-    raise exception 'source is api, cli or sql, got %', coalesce(quote_literal(left(p_source, 200)), 'NULL') using errcode = 'TQ002';
+    raise exception 'source is api, cli or sql, got %', coalesce(quote_literal(left(p_source, 200)), 'NULL')
+      using errcode = 'TQ002';
   end if;
   insert into pgtask.schedule as s (name, task, args, kwargs, queue, priority, max_attempts, max_crashes, key, on_conflict, serial, keep,
                                     expires_in, policy, headers, tags, spec, catchup, overlap, grace, enabled, source)

@@ -9,4 +9,5 @@ begin
   where s.name = pause_schedule.name and not s.paused;
   return found;
 end $$;
-comment on function pgtask.pause_schedule(text, text) is 'Stop a schedule from firing; true when it is there and was not paused before.';
+comment on function pgtask.pause_schedule(text, text) is
+  'Stop a schedule from firing; true when it is there and was not paused before.';

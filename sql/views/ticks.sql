@@ -6,4 +6,4 @@ from pgtask.tick t
 join pgtask.schedule s on s.id = t.schedule
 left join lateral (select o.state from pgtask.jobs o where o.id = t.job limit 1) j on true;
 comment on view pgtask.ticks is
-  'Ticks of schedules: the job of each and its state (NULL once it is forgotten), or the reason for none: missed, late, overlap, error.';
+  'Ticks of schedules: the job of each and its state (NULL once forgotten), or why none: missed, late, overlap, error.';

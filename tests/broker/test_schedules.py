@@ -136,6 +136,16 @@ def test_beat_reads_what_is_due_and_fires_it(run: Run) -> None:
     assert [one.planned for one in run(schedules.due(None, "", 0, "", 500)).due] == [False]
 
 
+def test_an_error_that_quotes_what_no_text_can_hold_is_told_all_the_same(run: Run) -> None:
+    run(schedules.put(schedules.definition("s", _call(), EVERY)))
+    (found,) = run(schedules.due(None, "", 0, "", 1)).due
+    broken = Fire(found.id, found.revision, None, None, error="got 'a\0b\ud834c'")
+    assert run(schedules.fire([broken])) == []
+
+    found = run(schedules.get("s"))
+    assert (found.state, found.error) == ("broken", "got 'a\ufffdb?c'")
+
+
 def test_a_database_without_schedules_gets_them_and_keeps_its_jobs(
     fresh_database: str, tmp_path: Path
 ) -> None:

@@ -58,7 +58,7 @@ def test_bare_it_prints_help_and_is_content(call: Call) -> None:
     assert (answer.code, answer.err) == (0, "")
     assert answer.out == call("--help").out == call("-h").out
     for name in COMMANDS:
-        assert (f"\n  {name} " in answer.out) == (name != "beat")
+        assert f"\n  {name} " in answer.out
 
 
 def test_the_list_of_commands_says_what_each_commands_own_help_says(call: Call) -> None:
@@ -348,13 +348,6 @@ def test_completion_knows_the_commands() -> None:
     )
 
     assert done.stdout.split() == ["plain,queues", "plain,queue"]
-
-
-def test_beat_says_that_it_is_not_there_yet(call: Call) -> None:
-    answer = call("beat")
-
-    assert answer.code == 1
-    assert "not yet" in answer.err
 
 
 def test_progress_in_a_pipe_speaks_up_when_cut_off(capsys: pytest.CaptureFixture[str]) -> None:

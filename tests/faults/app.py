@@ -20,6 +20,8 @@ app = App("faults", task_defaults=LASTING)
 
 if os.environ.get("FAULTS_START") == "raise":
     os.register_at_fork(after_in_child=lambda: os._exit(9))
+elif os.environ.get("FAULTS_START") == "hang":
+    os.register_at_fork(after_in_child=lambda: time.sleep(3600))
 
 
 def note(event: str, more: str = "-") -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import time
+from contextlib import closing
+from http import HTTPStatus
+from http.client import HTTPConnection
 
 from tests.conditions import eventually
 from tests.faults import app, server
@@ -209,6 +213,24 @@ def stillborn(stand: Stand) -> Told:
     return Told(None, None, f"the worker says so and ends after {took:.0f} s")
 
 
+@scenario("T16h", "every child hangs at its start", seconds=90)
+def never_born(stand: Stand) -> Told:
+    jobs = stand.enqueue(*[lambda c: app.effect.using(c).delay(1)] * 5)
+    began = time.monotonic()
+    # As many at once as in a row are taken for a start-up that is broken.
+    worker = stand.worker("-c", "5", "--health", "127.0.0.1:0", wait=False, FAULTS_START="hang")
+    eventually(lambda: stand.is_registered(worker), 30)
+    assert _readiness(worker) == HTTPStatus.SERVICE_UNAVAILABLE
+    family = worker.descendants()
+    assert worker.wait(120) == 1
+    assert "children in a row ended at start-up" in worker.log
+    took = time.monotonic() - began
+    eventually(lambda: not any(map(lives, family)), 30)
+    rows = stand.ask("select count(*), max(attempt) from pgtask.ready where id = any(%s)", jobs)
+    assert rows == [(5, 0)], rows
+    return Told(took, 75.0, "until the worker says so and ends; not ready meanwhile")
+
+
 @scenario("T17", "TERM under load, TERM twice, INT, TERM while the database is away", seconds=30)
 def stops(stand: Stand) -> Told:
     grace, slack = 2.0, 5.0
@@ -251,6 +273,15 @@ def stops(stand: Stand) -> Told:
     # That one was killed in the middle of a job, and could not say so.
     allowed = Allowed(counted=False)
     return Told(late, slack, "until it has ended, after the grace", allowed)
+
+
+def _readiness(worker: Worker) -> int:
+    found = eventually(lambda: re.search(r"health on http://127\.0\.0\.1:(\d+)/", worker.log), 30)
+    assert found is not None
+    connection = HTTPConnection("127.0.0.1", int(found[1]), timeout=30)
+    with closing(connection):
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status
 
 
 def _outcomes(stand: Stand, job: int) -> list[str]:

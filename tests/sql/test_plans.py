@@ -81,11 +81,25 @@ class Explained(Engine):
         return found
 
 
-@pytest.fixture(params=["fresh", "analyzed"])
+@pytest.fixture(params=["fresh", "stale", "analyzed"])
 def explained(
     engine: Engine, server: TestServer, dsn: str, request: pytest.FixtureRequest
 ) -> Iterator[Explained]:
-    """Fifty thousand ready and as many waiting, in several queues; keyed, parked, running, done."""
+    """Fifty thousand ready and as many waiting, in several queues; keyed, parked, running, done.
+
+    `stale`: PostgreSQL last looked when there were a few rows of each.
+    """
+    if request.param == "stale":
+        worker = engine.worker()
+        for n in range(3):
+            engine.enqueue_many([[]] * 2, keys=[f"s{n}", f"t{n}"])
+            engine.enqueue_many([[]] * 3, serials=["lane"] * 3)
+            engine.finish(worker, engine.claim(worker, 2))
+            engine.enqueue_many([[]], delay=60.0)
+        engine.claim(worker, 2)
+        for table in sorted(HOT):
+            engine.connection.execute(f"analyze pgtask.{table}".encode())
+        engine.connection.execute("delete from pgtask.running")
     engine.connection.execute(
         f"""
         insert into pgtask.ready (id, task, queue, priority, args, serial)
@@ -97,7 +111,7 @@ def explained(
                case when n %% 100 = 0 then 'lane' || n %% 1000 end,
                case when n %% 100 = 0 then 'lane' || n %% 1000 end
         from generate_series(1, {ROWS}) n;
-        insert into pgtask.job_key select key, id from pgtask.waiting;
+        insert into pgtask.job_key select key, id from pgtask.waiting where key like 'k%%';
         insert into pgtask.running (id, task, queue, args, worker, epoch, attempt)
         select nextval('pgtask.seq'), 't', 'q1', '[]', '{UUID(int=1)}', 1, 1
         from generate_series(1, 5000) n;

@@ -198,3 +198,65 @@ def test_however_many_beats_a_tick_has_one_job(
         " having count(*) <> extract(epoch from max(tick_at) - min(tick_at)) + 1"
     )
     assert gaps == []
+
+
+def test_whatever_people_do_meanwhile_every_answered_job_is_there_and_no_other(
+    engine: Engine, another: Another, aside: ThreadPoolExecutor
+) -> None:
+    names = [f"s{n}" for n in range(6)]
+    overlaps = ("skip", "queue", "skip")
+
+    def beat(session: Engine, seed: int) -> list[int]:
+        chance = random.Random(seed)
+        jobs = []
+        for _ in range(150):
+            fires = []
+            for schedule in due(session, limit=chance.choice([2, 100])):
+                at = schedule.next_at if schedule.planned else None
+                fires.append(
+                    fire_of(
+                        schedule, *([] if at is None else [at]),
+                        next=(at or schedule.now) + timedelta(seconds=-1 if at is None else 1),
+                    )
+                )  # fmt: skip
+            jobs += [answer.job for answer in fire(session, *fires) if answer.job is not None]
+        return jobs
+
+    def person(session: Engine, seed: int) -> list[int]:
+        chance = random.Random(seed)
+        jobs = []
+        for _ in range(200):
+            name = chance.choice(names)
+            match chance.randrange(6):
+                case 0:
+                    session.all("select pgtask.drop_schedule(%s)", name)
+                case 1:
+                    session.all("select pgtask.pause_schedule(%s)", name)
+                case 2:
+                    session.all("select pgtask.resume_schedule(%s)", name)
+                case 3:
+                    fired = session.value("select pgtask.fire_schedule(%s)", name)
+                    jobs += [] if fired is None else [fired]
+                case 4:
+                    session.all("select pgtask._replan(), pgtask.purge()")
+                case _:
+                    put(session, name, args=[chance.random()], overlap=chance.choice(overlaps))
+        return jobs
+
+    def work(session: Engine) -> list[int]:
+        worker = session.worker()
+        for _ in range(150):
+            session.finish(worker, session.claim(worker, 5))
+        return []
+
+    calls = [aside.submit(beat, another(), n) for n in (1, 2)]
+    calls += [aside.submit(person, another(), 3), aside.submit(work, another())]
+    told = [job for call in calls for job in call.result(60)]
+
+    assert len(told) == len(set(told)) > 10  # how many, the machine decides
+    assert sorted(told) == sorted(engine.values("select id from pgtask.jobs"))
+    in_ticks = engine.values("select job from pgtask.tick where job is not null")
+    assert len(in_ticks) == len(set(in_ticks))
+    assert set(in_ticks) <= set(told)
+    orphans = "select 1 from pgtask.tick where schedule not in (select id from pgtask.schedule)"
+    assert engine.values(orphans) == []

@@ -41,6 +41,9 @@ BAD_COLUMNS = [
     ("spec", [1], "spec of schedule 's' says when"),
     ("spec", 5, "spec of schedule 's' says when"),
     ("spec", {"cron": "x" * 70000}, "spec of schedule 's' says when"),
+    ("spec", {"cron": "* * * * \0"}, "cannot hold the character NUL"),
+    ("args", [{"a": "x\0"}], "cannot hold the character NUL"),
+    ("headers", {"\\\0": 1}, "cannot hold the character NUL"),
     ("catchup", "some", "catchup is last, none or all, got 'some'"),
     ("overlap", "allow", "overlap is skip, queue or replace, got 'allow'"),
 ]
@@ -118,6 +121,13 @@ def test_json_of_another_kind_is_refused_with_the_field_and_the_value(
     assert message in _refused(engine, put_it, json.dumps(said))
 
 
+def test_a_backslash_before_u0000_is_no_nul(engine: Engine) -> None:
+    put(engine, args=["\\u0000", "\\\\u0000", "\U0001f600"], headers={"\\u0000": 1})
+    job = engine.job(tick(engine).job)
+    assert job.args == ["\\u0000", "\\\\u0000", "\U0001f600"]
+    assert job.headers["\\u0000"] == 1
+
+
 @pytest.mark.parametrize("arguments", [
     "null, 'api'", "'[]', 'api'", "'null', 'api'", "'\"s\"', 'api'",
     "'{\"name\": \"s\"}', 'api'", "'{}', 'api'", "'{\"name\": \"s\", \"task\": \"t\"}', 'api'",
@@ -137,6 +147,8 @@ def test_nonsense_is_not_put(engine: Engine, arguments: str) -> None:
     ("kwargs = 'null'", "kwargs is a JSON object, got null"),
     ("headers = '1'", "headers is a JSON object, got number"),
     ("policy = '[]'", "policy is a JSON object"), ("spec = '{ }'", "spec of schedule 's'"),
+    ("spec = '\"\\u0000\"'", "spec of schedule 's'"),
+    ("spec = '{\"cron\": \"\\ud834\"}'", "spec of schedule 's'"),
     ("spec = null", "spec of schedule 's'"), ("catchup = null", "catchup is last, none or all"),
     ("overlap = null", "overlap is skip, queue or replace"),
     ("grace = -1", "grace is 0 to"), ("grace = 'NaN'", "grace is 0 to"),
@@ -282,7 +294,7 @@ def test_dropping_takes_the_history_and_leaves_the_jobs(engine: Engine) -> None:
 def test_a_name_that_is_not_there_is_no_error(engine: Engine) -> None:
     for function in ("drop", "pause", "resume", "reset"):
         for name in ("nobody", "", None, "x'; drop table pgtask.schedule --"):
-            assert engine.value(f"select pgtask.{function}_schedule(%s)", name) is False  # type: ignore[arg-type]
+            assert engine.value(f"select pgtask.{function}_schedule(%s)", name) is False
     assert engine.value("select pgtask.fire_schedule('nobody')") is None
     assert engine.value("select pgtask.fire_schedule(null)") is None
     assert engine.count("ready") == 0

@@ -8,7 +8,8 @@ from typing import Any, assert_type
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from pgtask import App, AsyncResult, AsyncTask, JobContext, Task, injected, task
+from pgtask import App, AsyncResult, AsyncTask, JobContext, Schedule, Task, injected, task
+from pgtask.signature import Signature
 
 app = App("typed")
 
@@ -77,6 +78,16 @@ def calls() -> None:
     assert_type(add.delay_many([(1, 2), (3,)]), list[AsyncResult[int]])
     assert_type(app.enqueue("x.y", [1], {"z": 2}, priority=1), AsyncResult[Any])
     assert_type(app.AsyncResult(7).get(), Any)
+    assert_type(add.s(2, y=3), Signature)
+    assert_type(look.delay("x"), AsyncResult[int])
+    assert_type(app.schedules.upsert("s", add.s(2), Schedule(every=60), grace=5), int)
+    assert_type(app.schedules.fire("s"), AsyncResult[Any])
+
+
+@app.periodic("*/5 * * * *", tz="Europe/Vienna", name="early", args=["x"], jitter=5, queue="q")
+@app.task(schedule=Schedule(every=60), max_attempts=1)
+def look(at: str = "") -> int:
+    return len(at)
 
 
 async def awaited() -> None:

@@ -39,6 +39,9 @@ charge.delay("7")  # E: arg-type
 text: str = add.delay(1).get()  # E: assignment
 blob: str = fetch.delay("x").get()  # E: assignment
 
+add.s("2")  # E: arg-type
+app.periodic("@daily")(len)  # E: type-var
+
 
 async def twins() -> None:
     await add.adelay("2")  # E: arg-type
