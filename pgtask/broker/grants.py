@@ -25,7 +25,7 @@ ENGINE = (
     "_claim", "_claim_job", "_finish", "_heartbeat", "_raise_flag", "beats", "commit_job",
     "deregister", "held", "learn", "maintain", "promote", "queues_with_work", "register", "rescue",
     "writers",
-    "_declare_schedules", "_due", "_fire", "_planned", "_replan",
+    "_beat_ended", "_declare_schedules", "_due", "_fire", "_planned", "_replan",
 )  # fmt: skip
 # A worker forgets what is past its retention, as a person may.
 _PURGE = ("purge", "_purge_jobs")
@@ -38,7 +38,7 @@ _FIND = ("find_jobs",)
 # Called by the functions above, with their owner's rights.
 INSIDE = (
     "_announce", "_backoff", "_cancel_again", "_check_arguments", "_check_call", "_check_casts",
-    "_check_keys", "_check_options", "_check_policy", "_check_result", "_check_schedule",
+    "_check_keys", "_check_nul", "_check_options", "_check_policy", "_check_result", "_check_schedule",
     "_check_specs", "_check_wanted", "_count", "_end", "_enqueue_keyed", "_enqueue_rows", "_fill",
     "_forget", "_forget_ticks", "_globs", "_hand_over", "_hold", "_keep_keys", "_lock_keyed",
     "_make_job", "_pick", "_place", "_placeholders", "_promote", "_redeclare", "_refuse_stale",
@@ -98,19 +98,21 @@ class Wishes:
 NOBODY_NEW = Wishes()
 
 
-def groups_of(name: str) -> list[Group]:
-    """The groups that may call the function or read the relation, in the order of GROUPS."""
-    return [
-        group
-        for group in GROUPS
-        if name in FUNCTIONS[group] or name in {relation for relation, _ in RELATIONS[group]}
-    ]
+def groups_of(function: str) -> list[Group]:
+    """The groups that may call the function, in the order of GROUPS."""
+    return [group for group in GROUPS if function in FUNCTIONS[group]]
+
+
+def readers_of(relation: str) -> list[Group]:
+    """The groups that may read the table or view, in the order of GROUPS."""
+    return [group for group in GROUPS if relation in {name for name, _ in RELATIONS[group]}]
 
 
 def remedy(message: str) -> str:
     """What to do about `permission denied for function cancel`, in whatever language."""
     name = (re.findall(r"\w+", message) or [""])[-1]
-    groups = GROUPS if name == "pgtask" else groups_of(name)
+    able = {*groups_of(name), *readers_of(name)}
+    groups = [group for group in GROUPS if name == "pgtask" or group in able]
     if not groups:
         return "no role may: what people and programs need are functions and views"
     options = " or ".join(f"--grant-{group}" for group in groups)
