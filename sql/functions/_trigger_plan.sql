@@ -26,10 +26,6 @@ begin
     raise exception 'trigger % is for each statement and has no rows: create it with REFERENCING % TABLE AS %, '
       'or FOR EACH ROW', quote_literal(p_trigger), left(upper(v_table), 3), v_table using errcode = 'TQ002';
   end if;
-  -- JSON is made with the rights of pgtask: a stranger's function must not run on the way there.
-  if exists (select from pg_cast c where c.castsource >= 16384 and c.casttarget = 'pg_catalog.json'::regtype) then
-    perform pgtask._check_casts(p_relation);
-  end if;
 
   foreach v_arg in array coalesce(p_argv, '{}') loop
     if call.task is null then
@@ -102,6 +98,13 @@ begin
   if found then
     raise exception 'trigger %: % has no column %', quote_literal(p_trigger), p_relation::regclass,
       quote_literal(v_name) using errcode = 'TQ002';
+  end if;
+  -- JSON is made with the rights of pgtask: a stranger's function must not run on the way there. Last of all,
+  -- and with nothing but an index to look at where no such function is about (12 and 13: internal, C).
+  if exists (select from pg_cast c join pg_proc p on p.oid = c.castfunc
+             where c.castsource >= 16384 and c.casttarget = 'pg_catalog.json'::regtype
+             and p.prolang not in (12, 13)) then
+    perform pgtask._check_casts(p_relation);
   end if;
 end $$;
 comment on function pgtask._trigger_plan(text, oid, text, text, text, text, text[]) is
