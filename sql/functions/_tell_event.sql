@@ -14,12 +14,14 @@ declare
   v_job    record := case when tg_op = 'DELETE' then old else new end;
 begin
   get diagnostics v_stack = pg_context;
-  v_by := substring(v_stack from E'\\m(_?enqueue\\w*|_place|_?promote|_hand_over|_settle|retry|reschedule|discard|cancel|_hold|'
-                                 '_?finish|_claim|maintain)[(]');
+  v_by := substring(v_stack from E'\\m(_?enqueue\\w*|_place|_?promote|_hand_over|_settle|retry|reschedule|discard|'
+                                 'cancel|_hold|_?finish|_claim|maintain)[(]');
   if tg_op = 'DELETE' then
     if v_by like '%enqueue%' or v_by = 'maintain'
-       or exists (select from pgtask.ready r where r.id = v_job.id) or exists (select from pgtask.waiting w where w.id = v_job.id)
-       or exists (select from pgtask.running r where r.id = v_job.id) or exists (select from pgtask.done d where d.id = v_job.id) then
+       or exists (select from pgtask.ready r where r.id = v_job.id)
+       or exists (select from pgtask.waiting w where w.id = v_job.id)
+       or exists (select from pgtask.running r where r.id = v_job.id)
+       or exists (select from pgtask.done d where d.id = v_job.id) then
       return null;
     end if;
     if v_table = 'running' then
@@ -51,7 +53,8 @@ begin
     from pgtask.attempt_error e where e.job = v_job.id and e.epoch = v_job.epoch;
     v_event := coalesce(v_event, 'snoozed');
   else
-    v_event := case when v_by = 'retry' then 'retry' when v_by in ('promote', '_promote', '_hand_over') then 'promote' else 'enqueue' end;
+    v_event := case when v_by = 'retry' then 'retry'
+                    when v_by in ('promote', '_promote', '_hand_over') then 'promote' else 'enqueue' end;
   end if;
 
   perform pg_notify('pgtask_events', json_build_object(

@@ -6,7 +6,8 @@ as $$
 #variable_conflict use_column
 declare
   v_text    text := left(coalesce(discard.reason, 'Manually marked as failed'), 1000);
-  v_left    bigint[] := array(select distinct i.id from unnest(discard.ids) as i (id) where i.id is not null order by i.id);
+  v_left    bigint[] := array(
+    select distinct i.id from unnest(discard.ids) as i (id) where i.id is not null order by i.id);
   v_locked  bigint[];
   v_gone    pgtask.changed_job[];
 begin
@@ -25,15 +26,18 @@ begin
         where l.id = any(v_left) and (l.key is null or l.id = any(v_locked)) order by l.id for update) returning r.*
     ),
     gone as (
-      select l.id, l.created_at, l.epoch, l.priority, l.attempt, l.max_attempts, l.crashes, l.max_crashes, l.keep, l.task, l.queue,
-             l.args, l.kwargs, l.key, l.serial, l.policy, l.headers, l.tags, l.tenant, l.expires_at from lifted l
+      select l.id, l.created_at, l.epoch, l.priority, l.attempt, l.max_attempts, l.crashes, l.max_crashes, l.keep,
+             l.task, l.queue, l.args, l.kwargs, l.key, l.serial, l.policy, l.headers, l.tags, l.tenant, l.expires_at
+      from lifted l
       union all
-      select d.id, d.created_at, d.epoch, d.priority, d.attempt, d.max_attempts, d.crashes, d.max_crashes, d.keep, d.task, d.queue,
-             d.args, d.kwargs, d.key, d.serial, d.policy, d.headers, d.tags, d.tenant, d.expires_at from dropped d
+      select d.id, d.created_at, d.epoch, d.priority, d.attempt, d.max_attempts, d.crashes, d.max_crashes, d.keep,
+             d.task, d.queue, d.args, d.kwargs, d.key, d.serial, d.policy, d.headers, d.tags, d.tenant, d.expires_at
+      from dropped d
     ),
     kept as (
-      insert into pgtask.done (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task, queue,
-                               args, kwargs, key, serial, policy, headers, tags, tenant, expires_at, state, reason, error, purge_at)
+      insert into pgtask.done (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task,
+                               queue, args, kwargs, key, serial, policy, headers, tags, tenant, expires_at, state,
+                               reason, error, purge_at)
       select g.*, 'f', 'discarded', v_text,
              clock_timestamp() + pgtask._seconds(g.policy ->> 'result_ttl') * interval '1 second'
       from gone g where g.keep <> 'n'
@@ -55,7 +59,7 @@ begin
   return query select c.* from unnest(v_gone) c order by c.id;
 end $$;
 comment on function pgtask.discard(bigint[], text) is
-  'End waiting and ready jobs as failed, for the reason "discarded" and with this text as their error; returns what was ended.';
+  'End jobs that have not begun as failed, with the reason "discarded" and this text as their error; returns these.';
 -- example:
 --   select id, error from pgtask.discard(array[7]);
 --   select count(*) from pgtask.discard(array(select pgtask.find_jobs(task => 'mail.*')), 'the provider is gone');

@@ -12,7 +12,7 @@ as $$
 #variable_conflict use_column
 declare
   v_queue  text := find_jobs.queue;
-  v_like   text := replace(replace(replace(replace(find_jobs.task, E'\\', E'\\\\'), '%', E'\\%'), '_', E'\\_'), '*', '%');
+  v_like   text := replace(regexp_replace(find_jobs.task, E'([\\\\%_])', E'\\\\\\1', 'g'), '*', '%');
   v_state  text := find_jobs.state;
   v_before timestamptz;
   v_tag    text := find_jobs.tag;

@@ -3,12 +3,14 @@
 -- with all ids: one that is older than a job of a minute ago has been ready for a minute. The first place of a
 -- job is its id; one that was promoted, retried or replaced is told as soon as another job is a minute old.
 create or replace view pgtask.overdue_jobs as
-with mark as (
+with past as (select clock_timestamp() - interval '1 minute' as at),
+mark as (
   select greatest(
-    (select w.id from pgtask.waiting w where w.created_at < clock_timestamp() - interval '1 minute' order by w.id desc limit 1),
-    (select r.id from pgtask.ready r where r.created_at < clock_timestamp() - interval '1 minute' order by r.id desc limit 1),
-    (select h.id from pgtask.running h where h.created_at < clock_timestamp() - interval '1 minute' order by h.id desc limit 1),
-    (select d.id from pgtask.done d where d.created_at < clock_timestamp() - interval '1 minute' order by d.id desc limit 1)) as seq
+    (select w.id from pgtask.waiting w where w.created_at < p.at order by w.id desc limit 1),
+    (select r.id from pgtask.ready r where r.created_at < p.at order by r.id desc limit 1),
+    (select h.id from pgtask.running h where h.created_at < p.at order by h.id desc limit 1),
+    (select d.id from pgtask.done d where d.created_at < p.at order by d.id desc limit 1)) as seq, p.at
+  from past p
 )
 select h.id, h.task, h.queue, 'running' as state, case when l.id is null then 'dead worker' else 'timeout' end as why,
        h.attempt, h.max_attempts, h.tenant, h.claimed_at as since, h.worker
@@ -21,7 +23,7 @@ union all
 select r.id, r.task, r.queue, 'ready', 'not claimed', r.attempt, r.max_attempts, r.tenant,
        case when r.id = r.seq then r.created_at end, null
 from pgtask.ready r cross join mark m
-where (r.seq <= m.seq or r.seq = r.id) and r.created_at < clock_timestamp() - interval '1 minute'
+where (r.seq <= m.seq or r.seq = r.id) and r.created_at < m.at
   and not exists (select from pgtask.queue q where q.name = r.queue and q.paused)
   and exists (select from pgtask.live_workers w
               where w.queues && array[r.queue, '*']
@@ -29,4 +31,4 @@ where (r.seq <= m.seq or r.seq = r.id) and r.created_at < clock_timestamp() - in
                   select from unnest(w.tasks) as t (glob)
                   where t.glob like '%*%' and r.task like replace(replace(t.glob, '_', '\_'), '*', '%'))));
 comment on view pgtask.overdue_jobs is
-  'Jobs that are late, and why: running past their timeout, held by a dead worker, or ready for over a minute with a live worker for them.';
+  'Jobs that are late: past their timeout, in dead hands, or ready for over a minute with a live worker for them.';

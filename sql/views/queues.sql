@@ -16,4 +16,5 @@ select coalesce(d.queue, q.name) as queue, coalesce(q.paused, false) as paused, 
        coalesce(d.ready, 0) as ready, coalesce(d.running, 0) as running, clock_timestamp() - d.oldest as oldest_ready,
        coalesce(q.events, false) as events
 from depth d full join pgtask.queue q on q.name = d.queue;
-comment on view pgtask.queues is 'Unfinished jobs by queue and state, the age of the oldest ready one, who paused the queue and why, and whether it has events.';
+comment on view pgtask.queues is
+  'Unfinished jobs by queue and state, the age of the oldest ready one, who paused the queue and why, and its events.';

@@ -133,7 +133,8 @@ def _claim_the_busy(job: int, db: Database) -> int:
 
 
 def _claim_the_expired(job: int, db: Database) -> int:
-    late = db.enqueue(expires="-1 second")
+    late = db.enqueue(expires="1 hour")
+    db.ask("update pgtask.ready set expires_at = now() where id = %s", late)
     db.ask("select pgtask.cancel(array[%s::bigint])", job)
     assert db.claim() is None
     return late
