@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from tests.cli.conftest import Call, World
 from tests.conditions import eventually
 from tests.proxy import Proxy
+from tests.workers import Worker
 
 
 class Tail:
@@ -107,6 +109,29 @@ def test_tail_says_that_nothing_will_be_told_and_turns_nothing_on(
     one = tail("-Q", "mail")
     assert "queue mail has no events → pgtask queue events mail on" in one.err
     assert world.one("select count(*) from pgtask.queue where events") == 0
+
+
+def test_a_worker_at_work_is_told_in_full_and_in_order(
+    tail: Callable[..., Tail],
+    world: World,
+    call: Call,
+    shop: ModuleType,
+    start_worker: Callable[..., Worker],
+) -> None:
+    call("queue", "events", "default", "on")
+    shown = tail("--json", "-n", "600")
+    start_worker("-c", "2")
+    jobs = [result.id for result in shop.add.delay_many([(n, n) for n in range(100)])]
+    jobs += [result.id for result in shop.noop.delay_many([(n,) for n in range(100)])]
+
+    assert shown.code() == 0
+    told: dict[int, list[str]] = {}
+    for event in shown.documents:
+        told.setdefault(int(event["job"]), []).append(event["event"])
+    # noop keeps nothing: its end is a finish where it was recorded beside other outcomes.
+    assert {tuple(words[:2]) for words in told.values()} == {("enqueue", "claim")}
+    assert {words[2] for words in told.values()} <= {"succeeded", "finish"}
+    assert sorted(told) == sorted(jobs)
 
 
 def test_what_others_send_on_the_channel_is_passed_by(
