@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypeAlias, get_args
 
-Group: TypeAlias = Literal["producer", "worker", "admin", "monitor"]
+# From the least to the most.
+Group: TypeAlias = Literal["producer", "monitor", "worker", "admin"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
 # A name stands in one part only. `_` begins what Python calls and people do not.
@@ -38,12 +39,12 @@ _FIND = ("find_jobs",)
 # Called by the functions above, with their owner's rights.
 INSIDE = (
     "_announce", "_backoff", "_cancel_again", "_check_arguments", "_check_call", "_check_casts",
-    "_check_keys", "_check_nul", "_check_options", "_check_policy", "_check_result", "_check_schedule",
-    "_check_specs", "_check_wanted", "_count", "_end", "_enqueue_keyed", "_enqueue_rows", "_fill",
-    "_forget", "_forget_ticks", "_globs", "_hand_over", "_hold", "_keep_keys", "_lock_keyed",
-    "_make_job", "_pick", "_place", "_placeholders", "_promote", "_redeclare", "_refuse_stale",
-    "_schedule_of", "_seconds", "_settle", "_sign", "_tell_beat", "_tell_event", "_trigger_plan",
-    "_upkeep", "_wait_for", "_wake",
+    "_check_keys", "_check_nul", "_check_options", "_check_policy", "_check_result",
+    "_check_schedule", "_check_specs", "_check_wanted", "_count", "_end", "_enqueue_keyed",
+    "_enqueue_rows", "_fill", "_forget", "_forget_ticks", "_globs", "_hand_over", "_hold",
+    "_keep_keys", "_lock_keyed", "_make_job", "_pick", "_place", "_placeholders", "_promote",
+    "_redeclare", "_refuse_stale", "_schedule_of", "_seconds", "_settle", "_sign", "_tell_beat",
+    "_tell_event", "_trigger_plan", "_upkeep", "_wait_for", "_wake",
 )  # fmt: skip
 
 FUNCTIONS: Mapping[Group, tuple[str, ...]] = MappingProxyType(
@@ -59,15 +60,15 @@ FUNCTIONS: Mapping[Group, tuple[str, ...]] = MappingProxyType(
 _VERSION: tuple[tuple[str, str], ...] = (("migration", "select"), ("repeatable", "select"))
 # What each of these hides from who may not read pgtask.payload, its own text says.
 _VIEWS = (
-    "attempts", "beats", "jobs", "live_workers", "overdue_jobs", "queue_stats", "queues",
-    "running_jobs", "schedules", "ticks", "workers",
+    "attempts", "beats", "jobs", "live_workers", "overdue_jobs", "payloads", "queue_stats",
+    "queues", "running_jobs", "schedules", "ticks", "workers",
 )  # fmt: skip
 _LOOK = tuple((view, "select") for view in _VIEWS)
 
 RELATIONS: Mapping[Group, tuple[tuple[str, str], ...]] = MappingProxyType(
     {
         "producer": _VERSION,
-        "worker": _VERSION,
+        "worker": (*_VERSION, *_LOOK),
         "admin": (
             *_VERSION,
             *_LOOK,

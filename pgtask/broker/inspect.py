@@ -235,7 +235,7 @@ def job(job_id: int) -> Statement[JobPage | None]:
        coalesce(j.result, p.result)::text,
        w.host || ':' || w.pid
   from pgtask.jobs j
-  left join pgtask.payload p on p.job = j.id
+  left join pgtask.payloads p on p.job = j.id
   left join pgtask.workers w on w.id = j.worker
  where j.id = %(job)s::bigint""",
         {"job": job_id},

@@ -39,5 +39,5 @@ from (
   from pgtask.done d
 ) j;
 comment on view pgtask.jobs is
-  'Every job with its state; arguments and results over 2 kB are NULL here and stand in pgtask.payload. '
+  'Every job with its state; arguments and results over 2 kB are NULL here and stand in pgtask.payloads. '
   'A monitor sees NULL for arguments, headers, results and errors.';

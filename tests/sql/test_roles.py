@@ -288,6 +288,7 @@ def test_a_monitor_reads_every_view_and_finds_no_argument_result_or_error(
     owner.running(worker, kwargs=[hidden], headers=json.dumps(hidden))
     owner.enqueue(SECRET, delay=60)
     owner.enqueue(SECRET)
+    owner.enqueue(*(f"{SECRET} {n}" for n in range(1000)))
     owner.all(
         "select pgtask.put_schedule('s', 't', '{\"every\": 60}', args => %s, kwargs => %s,"
         " headers => %s)",
@@ -303,7 +304,7 @@ def test_a_monitor_reads_every_view_and_finds_no_argument_result_or_error(
         query = sql.SQL("select v::text from {} v").format(sql.Identifier("pgtask", view))
         seen[view] = str(monitor.connection.execute(query).fetchall())
     assert [view for view, text in seen.items() if SECRET in text] == []
-    for view in ("jobs", "attempts", "schedules"):
+    for view in ("jobs", "attempts", "payloads", "schedules"):
         query = sql.SQL("select v::text from {} v").format(sql.Identifier("pgtask", view))
         assert seen[view] != "[]"
         assert SECRET in str(admin.connection.execute(query).fetchall())
@@ -369,6 +370,8 @@ def test_what_a_role_lacks_is_named_with_the_grant_that_gives_it(roles: Roles) -
 
 def test_the_remedy_is_found_by_the_last_word_in_whatever_language() -> None:
     assert "--grant-admin ROLE" in grants.remedy("keine Berechtigung für Funktion cancel")
-    assert "--grant-admin or --grant-monitor" in grants.remedy("permission denied for view jobs")
+    assert "--grant-monitor or --grant-worker or --grant-admin ROLE" in grants.remedy(
+        "permission denied for view jobs"
+    )
     assert "no role may" in grants.remedy("permission denied for table ready")
     assert grants.remedy("permission denied for schema pgtask").count("--grant") == 4
