@@ -1,5 +1,5 @@
 -- Insert jobs of one task with shared options, in the caller's transaction. One row per element of
--- p_args comes back, in that order. Everything that makes a job goes through here.
+-- p_args comes back, in that order. Python's calls and the ticks of schedules go through here.
 create or replace function pgtask._enqueue(
   p_task text, p_args json[], p_kwargs json[], p_queue text, p_priority integer,
   p_delay double precision, p_run_at timestamptz,
