@@ -23,6 +23,7 @@ declare
   v_like   text;
   v_queues text[];
   v_ids    bigint[];
+  v_tidy   boolean;
 begin
   if worker is null then
     raise exception 'worker is a uuid of your own, got NULL → gen_random_uuid() makes one' using errcode = 'TQ002';
@@ -48,7 +49,7 @@ begin
     on conflict do nothing;
   end if;
   perform pgtask._sign(worker, lease, coalesce(queues, '{*}'), coalesce(tasks, '{*}'), v_n);
-  perform pgtask._upkeep();
+  v_tidy := pgtask._upkeep(false);
 
   for look in 1..2 loop
     if queues is not null then
@@ -74,6 +75,9 @@ begin
   join pgtask.running r on r.id = u.id
   left join pgtask.payload p on p.job = r.id and r.args is null
   order by u.place;
+  if v_tidy then
+    perform pgtask._upkeep(true);
+  end if;
 end $$;
 comment on function pgtask.claim(uuid, integer, text[], text[], interval, text, interval) is
   'Take up to n ready jobs for a consumer, which its first claim registers; each claim renews its lease.';

@@ -104,6 +104,8 @@ def test_the_jobs_of_a_crashed_consumer_come_back_with_somebody_s_claim(
     consumer.fall_silent("29 seconds")
     assert other.claim() == []
     consumer.fall_silent("2 seconds")
+    assert other.claim() == []
+    _again(engine)
     (job,) = other.claim()
 
     assert (job.id, job.attempt, job.epoch) == (job_id, 2, 2)
@@ -365,7 +367,11 @@ def test_any_number_of_crashed_consumers_lose_all_they_held(engine: Engine) -> N
     for each in crashed:
         each.fall_silent("31 seconds")
 
-    assert len(Consumer(engine).claim(100)) == 40
+    last = Consumer(engine)
+    assert last.claim(100) == []
+    assert engine.tally() == {"lost": 40}
+    _again(engine)
+    assert len(last.claim(100)) == 40
 
 
 # What people are told ---------------------------------------------------------------------------
