@@ -10,18 +10,18 @@ declare
   v_ids bigint[];
 begin
   with page as materialized (
-    select d.tableoid, d.ctid, d.id from pgtask.done d where d.id = any(p_ids) and d.finished_at <= v_old
-    limit p_page for update skip locked
+    select d.id from pgtask.done d where d.id = any(p_ids) and d.finished_at <= v_old limit p_page for update skip locked
   ),
   -- A job whose key a producer holds this moment is left.
   held as materialized (
-    select k.key, k.job from pgtask.job_key k where k.job in (select p.id from page p) for update skip locked
+    select k.key, k.job from pgtask.job_key k where k.job = any(array(select p.id from page p)) for update skip locked
   ),
   freed as (delete from pgtask.job_key k using held h where k.key = h.key),
   gone as (
-    delete from pgtask.done d using page p
-    where d.tableoid = p.tableoid and d.ctid = p.ctid
-      and (not exists (select from pgtask.job_key k where k.job = p.id) or p.id in (select h.job from held h))
+    delete from pgtask.done d
+    where d.id = any(array(select p.id from page p
+                           where p.id in (select h.job from held h)
+                              or not exists (select from pgtask.job_key k where k.job = p.id)))
     returning d.id
   )
   select array_agg(g.id) into v_ids from gone g;
