@@ -20,8 +20,7 @@ from bench.words import say
 Connection = psycopg.Connection[Any]
 
 ROWS = 100_000
-CALLS = 500
-ROUNDS = 5
+CALLS = 2_000
 PARKED = 100_000
 DRAINED = 20_000
 SINGLE, BULK, CLEAN = 0.8, 1.0, 0.8
@@ -98,22 +97,20 @@ def measure(stand: Stand, scale: Scale) -> dict[str, Any]:
 
 def _single(connection: Connection, calls: int) -> Figures:
     """A call and a commit each, by turns with an INSERT of the same into a table of its own."""
-    bare, ours = [], []
-    for _ in range(ROUNDS):
-        bare.append(
-            _rate(connection, calls, "insert into bench_bare (task, kwargs) values (%s, %s)")
-        )
-        ours.append(_rate(connection, calls, "select pgtask.enqueue(%s, kwargs => %s)"))
-    figures = {"bare_per_s": statistics.median(bare), "enqueue_per_s": statistics.median(ours)}
-    # Each turn against the one beside it: the disk is not equally fast all the time.
-    return {**figures, "ratio": statistics.median(o / b for o, b in zip(ours, bare, strict=True))}
-
-
-def _rate(connection: Connection, calls: int, text: LiteralString) -> float:
-    begun = time.perf_counter()
+    texts: tuple[LiteralString, ...] = (
+        "insert into bench_bare (task, kwargs) values (%s, %s)",
+        "select pgtask.enqueue(%s, kwargs => %s)",
+    )
+    took: tuple[list[float], list[float]] = ([], [])
     for number in range(calls):
-        connection.execute(text, ["bench", f'{{"no": {number}}}'], prepare=True)
-    return calls / (time.perf_counter() - begun)
+        values = ["bench", f'{{"no": {number}}}']
+        for text, seconds in zip(texts, took, strict=True):
+            begun = time.perf_counter()
+            connection.execute(text, values, prepare=True)
+            seconds.append(time.perf_counter() - begun)
+    # Medians of calls that take turns: a disk is not equally fast from one moment to the next.
+    bare, ours = (statistics.median(seconds) for seconds in took)
+    return {"bare_ms": bare * 1000, "enqueue_ms": ours * 1000, "ratio": bare / ours}
 
 
 def _bulk(connection: Connection, rows: int) -> Figures:
