@@ -64,13 +64,14 @@ begin
       v_left := array(select u.id from unnest(v_left) as u (id) where u.id <> all(v_asked));
     end if;
 
-    return query select distinct d.id, 'finished' from pgtask.done d where d.id = any(v_left);
-    v_left := array(select u.id from unnest(v_left) as u (id)
-                    where not exists (select from pgtask.done d where d.id = u.id));
+    -- Each answered by what one statement saw: a job may be retried, or purged, before the next looks.
+    v_gone := array(select distinct d.id from pgtask.done d where d.id = any(v_left));
+    return query select u.id, 'finished' from unnest(v_gone) as u (id);
+    v_left := array(select u.id from unnest(v_left) as u (id) where u.id <> all(v_gone));
     -- One snapshot over all four tables: what is in none of them does not exist.
-    return query select u.id, 'missing' from unnest(v_left) as u (id)
-                 where not exists (select from pgtask.jobs j where j.id = u.id);
-    v_left := array(select u.id from unnest(v_left) as u (id) where exists (select from pgtask.jobs j where j.id = u.id));
+    v_gone := array(select u.id from unnest(v_left) as u (id) where not exists (select from pgtask.jobs j where j.id = u.id));
+    return query select u.id, 'missing' from unnest(v_gone) as u (id);
+    v_left := array(select u.id from unnest(v_left) as u (id) where u.id <> all(v_gone));
   end loop;
 end $$;
 comment on function pgtask.cancel(bigint[], boolean) is
