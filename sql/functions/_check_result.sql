@@ -4,7 +4,7 @@ language plpgsql immutable security definer set search_path = pg_catalog, pgtask
 as $$
 begin
   if octet_length(p_result::text) > 1048576 then
-    raise exception 'the result of job % is % bytes, at most 1048576 are stored → keep it elsewhere, and return where',
+    raise exception 'the result of job % is % bytes, at most 1048576 are stored; keep it elsewhere, and return where',
       p_job, octet_length(p_result::text) using errcode = 'TQ002';
   end if;
 end $$;

@@ -6,7 +6,7 @@ declare
   v_bad text;
 begin
   if p_queues = '{}' or p_tasks = '{}' then
-    raise exception 'an empty list of queues or tasks → NULL means any' using errcode = 'TQ002';
+    raise exception 'an empty list of queues or tasks; NULL means any' using errcode = 'TQ002';
   end if;
   if cardinality(p_queues) > 1000 or cardinality(p_tasks) > 1000 then
     raise exception 'at most 1000 queues and 1000 tasks, got % and %', cardinality(p_queues), cardinality(p_tasks)

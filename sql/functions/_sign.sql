@@ -10,14 +10,14 @@ declare
   v_row pgtask.worker;
 begin
   if p_worker is null then
-    raise exception 'worker is a uuid of your own, got NULL → gen_random_uuid() makes one' using errcode = 'TQ002';
+    raise exception 'worker is a uuid of your own, got NULL; gen_random_uuid() makes one' using errcode = 'TQ002';
   end if;
   select * into v_row from pgtask.worker w where w.id = p_worker;
   if not found then
-    raise exception 'worker % is not known → its first claim registers it', p_worker using errcode = 'TQ001';
+    raise exception 'worker % is not known; its first claim registers it', p_worker using errcode = 'TQ001';
   end if;
   if v_row.lease is null then
-    raise exception 'worker % is one of pgtask''s own → a consumer takes an id of its own: gen_random_uuid()', p_worker
+    raise exception 'worker % is one of pgtask''s own; a consumer takes an id of its own: gen_random_uuid()', p_worker
       using errcode = 'TQ002';
   end if;
   if v_row.alive then
@@ -38,7 +38,7 @@ begin
       return;
     end if;
   end if;
-  raise exception 'worker % is not alive: it gave no sign for its lease of %, or was released → take a fresh id',
+  raise exception 'worker % is not alive: it gave no sign for its lease of %, or was released; take a fresh id',
     p_worker, v_row.lease using errcode = 'TQ001';
 end $$;
 comment on function pgtask._sign(uuid, interval, text[], text[], integer) is

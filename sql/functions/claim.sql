@@ -26,7 +26,7 @@ declare
   v_tidy   boolean;
 begin
   if worker is null then
-    raise exception 'worker is a uuid of your own, got NULL → gen_random_uuid() makes one' using errcode = 'TQ002';
+    raise exception 'worker is a uuid of your own, got NULL; gen_random_uuid() makes one' using errcode = 'TQ002';
   end if;
   if v_n not between 1 and 10000 then
     raise exception 'n is 1 to 10000 jobs, got %', v_n using errcode = 'TQ002';
@@ -35,7 +35,7 @@ begin
     raise exception 'lease is 1 second to 1 day, got %', lease using errcode = 'TQ002';
   end if;
   if wake_for not between interval '0' and interval '1 minute' then
-    raise exception 'wake_for is 0 to 1 minute, got % → claim again after a minute', wake_for using errcode = 'TQ002';
+    raise exception 'wake_for is 0 to 1 minute, got %; claim again after a minute', wake_for using errcode = 'TQ002';
   end if;
   perform pgtask._check_wanted(queues, tasks);
   if v_globs then

@@ -109,6 +109,17 @@ def test_in_task_globs_only_the_star_is_special(
     assert {job.task for job in consumer.claim(tasks=globs)} == (known if names is None else names)
 
 
+def test_globs_mean_the_same_where_backslashes_are_read_otherwise(
+    engine: Engine, consumer: Consumer
+) -> None:
+    engine.connection.execute("set standard_conforming_strings = off")
+    engine.connection.execute("set escape_string_warning = off")
+    engine.enqueue(task="a.b")
+    engine.enqueue(task="axb")
+
+    assert [job.task for job in consumer.claim(tasks=["a.*", "x(", "\\d*"])] == ["a.b"]
+
+
 def test_a_thousand_long_globs_are_no_burden(engine: Engine, consumer: Consumer) -> None:
     job_id = engine.enqueue(task="t" * 128)
     globs = [f"{n:03}*{'.*' * 62}" for n in range(999)]
