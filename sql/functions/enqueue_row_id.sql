@@ -21,13 +21,22 @@ begin
   end if;
   -- Each of these statements is only looked at when it is reached: there need not be a column id.
   if tg_level = 'ROW' then
-    if v_lean and tg_op = 'DELETE' then
-      v_rows := array[json_build_object('id', old.id)];
-    elsif v_lean then
-      v_rows := array[json_build_object('id', new.id)];
-    elsif tg_op = 'DELETE' then
+    begin
+      if v_lean and tg_op = 'DELETE' then
+        v_rows := array[json_build_object('id', old.id)];
+      elsif v_lean then
+        v_rows := array[json_build_object('id', new.id)];
+      end if;
+    exception
+      -- The column has another type than when this session first came here, as after a migration to bigint.
+      -- A subtransaction that writes nothing takes no transaction id.
+      when datatype_mismatch then
+        v_plan.columns := '{id}';
+        v_lean := false;
+    end;
+    if not v_lean and tg_op = 'DELETE' then
       v_rows := array[row_to_json(old)];
-    else
+    elsif not v_lean then
       v_rows := array[row_to_json(new)];
     end if;
     perform pgtask._enqueue_rows(v_plan.call, v_plan.starts, v_plan.columns, v_rows);

@@ -207,6 +207,42 @@ def test_hostile_text_arrives_verbatim(orders: Table, level: str) -> None:
     assert HOSTILE[:20].replace(chr(34), "") in job.kwargs
 
 
+@BOTH
+def test_columns_that_come_and_go_are_noticed_in_the_same_session(
+    orders: Table, level: str
+) -> None:
+    orders.trigger("enqueue_row('t', 'serial={no}')", level=level)
+    orders.run("insert into orders (no) values (1)")
+    orders.run("alter table orders drop column sku, drop column paid, drop column ref")
+    orders.run("insert into orders (no) values (2)")
+    orders.run("alter table orders add column size text[] default '{a,b}'")
+    orders.run("alter table orders alter column no type text")
+    orders.run("insert into orders (no) values ('3')")
+
+    assert orders.kwargs()[1:] == [
+        {"no": 2, "weight": None},
+        {"no": "3", "weight": None, "size": ["a", "b"]},
+    ]
+
+
+@BOTH
+def test_an_id_that_becomes_another_type_is_no_error_in_sessions_of_before(
+    orders: Table, level: str
+) -> None:
+    orders.run("alter table orders add column id integer default 1")
+    orders.trigger("enqueue_row_id('t')", level=level)
+    orders.run("insert into orders (no) values (1)")
+    for kind in ("bigint", "text"):
+        orders.run(f"alter table orders alter column id type {kind}")
+        orders.run("insert into orders (no, id) values (2, '3000000000'), (3, default)")
+        orders.run("delete from orders where no > 1")
+
+    assert orders.kwargs() == [
+        {"id": 1},
+        *({"id": value} for value in (3000000000, 1, "3000000000", "1")),
+    ]
+
+
 def test_when_decides_which_rows(orders: Table) -> None:
     orders.run(
         "create trigger x after update on orders for each row"
