@@ -1,4 +1,4 @@
-"""Consumers at the same jobs from many sessions, some of which die: nothing is lost or run twice."""
+"""Consumers in many sessions at the same jobs, some of which die: none is lost or run twice."""
 
 from __future__ import annotations
 
