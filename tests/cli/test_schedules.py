@@ -340,6 +340,18 @@ def test_explain_needs_no_database(call: Call) -> None:
     assert "first pass" in answer.out
 
 
+def test_ticks_are_instants_in_json_as_everywhere(call: Call) -> None:
+    words = ("30 2 * * *", "--tz", "Europe/Berlin", "--from", "2026-10-24T12:00:00Z", "-n", "1")
+    (tick,) = call("schedule", "explain", *words, "--json").json["next"]
+
+    assert tick == {
+        "utc": "2026-10-25T00:30:00+00:00",
+        "local": "Sun 2026-10-25 02:30:00 +0200 CEST",
+        "in": 45000.0,
+        "note": "first pass of a repeated hour",
+    }
+
+
 def test_explain_takes_every_form_and_refuses_what_is_none(call: Call) -> None:
     assert call("schedule", "explain", '{"hour": 8, "minute": 0}', "--json").json["spec"]
     assert call("schedule", "explain", '"0 8 * * *"', "--end", "2020-01-01T00:00:00Z").code == 0
