@@ -21,6 +21,7 @@ _MARKS = {
     "cancelled": "-",
     "running": "▶",
     "overlap": "o",
+    "replaced": "r",
     "missed": "m",
     "late": "l",
     "error": "!",
