@@ -82,6 +82,10 @@ class Worker:
         """The processes that run tasks."""
         return [pid for zygote in _children(self.pid) for pid in _children(zygote)]
 
+    def both_children(self) -> list[int]:
+        """Those of `-c 1`, one for each kind of task, once both are there."""
+        return eventually(lambda: found if len(found := self.children()) == 2 else [], 30)
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 

@@ -31,7 +31,7 @@ POLL = 10.0  # s: how long a lost notification may delay what somebody changed
 DEAF_POLL = 5.0  # s, where nothing is ever heard
 GOODBYE = 0.5  # s for the last word
 STEADY = 10.0  # s: a listening connection that breaks sooner was none
-MOST = 500  # schedules in one look
+MOST = 1000  # schedules in one look, and so in one statement that fires
 
 
 class Beat:

@@ -18,6 +18,7 @@ class ScheduleLine(NamedTuple):
     """One schedule as people see it; everything that is JSON is its text.
 
     `state` is active, paused, disabled, gone, broken or ended; `last_state` is the last job's.
+    `known`: a live worker has the task; None while none lives.
     """
 
     id: int
@@ -60,6 +61,7 @@ class ScheduleLine(NamedTuple):
     revision: int
     created_at: datetime
     updated_at: datetime
+    known: bool | None
     now: datetime
 
 
@@ -251,7 +253,7 @@ select s.id, s.name, s.task, s.state, s.next_at, s.last_tick, s.last_job, s.last
        s.paused_by, s.paused_at, s.source, s.app, s.edited, s.gone, s.args::text, s.kwargs::text,
        s.queue, s.priority, s.max_attempts, s.max_crashes, s.key, s.on_conflict, s.serial, s.keep,
        s.expires_in, s.policy::text, s.headers::text, s.tags, s.declared::text, s.revision,
-       s.created_at, s.updated_at, clock_timestamp()
+       s.created_at, s.updated_at, s.known, clock_timestamp()
   from pgtask.schedules s"""
 
 

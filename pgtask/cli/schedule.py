@@ -50,7 +50,7 @@ def ls(session: Session) -> None:
                     line.name,
                     line.task,
                     clipped(_when(line), 40),
-                    line.state,
+                    line.state if line.known is not False else f"{line.state}, unknown task",
                     instant(line.next_at),
                     instant(line.last_tick),
                     line.last_state,
@@ -60,6 +60,9 @@ def ls(session: Session) -> None:
             ],
         )
     )
+    unknown = sorted({line.task for line in lines if line.known is False})
+    if unknown:
+        session.note(f"pgtask: no live worker knows {', '.join(unknown)} → see: pgtask tasks")
     if lines and not alive:
         session.note("pgtask: no beat is alive, so none of them fires → pgtask beat")
 

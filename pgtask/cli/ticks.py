@@ -21,6 +21,7 @@ _MARKS = {
     "cancelled": "-",
     "running": "▶",
     "overlap": "o",
+    "replaced": "r",
     "missed": "m",
     "late": "l",
     "error": "!",
@@ -39,7 +40,7 @@ def told(
     where = ZoneInfo(name)
     return [
         {
-            "utc": f"{tick.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z",
+            "utc": tick.astimezone(UTC),
             "local": f"{tick.astimezone(where):%a %Y-%m-%d %H:%M:%S %z %Z}",
             "in": (tick - now).total_seconds(),
             "note": schedule.notes(tick),
@@ -51,7 +52,10 @@ def told(
 def as_table(rows: Sequence[dict[str, Any]]) -> str:
     """The same for people."""
     headings = ["LOCAL", "UTC", "IN", "NOTE"]
-    cells = [[row["local"], row["utc"], duration(row["in"]), row["note"]] for row in rows]
+    cells = [
+        [row["local"], f"{row['utc']:%Y-%m-%d %H:%M:%S}Z", duration(row["in"]), row["note"]]
+        for row in rows
+    ]
     if any("overlaps" in row for row in rows):
         for cell, row in zip(cells, rows, strict=True):
             if row["overlaps"]:

@@ -13,9 +13,11 @@ select s.id, s.name, s.task,
        s.serial, s.keep, s.expires_in, s.policy,
        case when (select has_table_privilege('pgtask.payload'::regclass, 'select')) then s.headers end as headers, s.tags,
        case when (select has_table_privilege('pgtask.payload'::regclass, 'select')) then s.declared end as declared,
-       s.revision, s.created_at, s.updated_at
+       s.revision, s.created_at, s.updated_at,
+       -- NULL while no worker lives that could know it.
+       (select bool_or(s.task = any(w.tasks)) from pgtask.worker w where w.alive) as known
 from pgtask.schedule s
 left join lateral (select o.state from pgtask.jobs o where o.id = s.last_job limit 1) j on true;
 comment on view pgtask.schedules is
-  'Schedules with their state (active, paused, disabled, gone, broken, ended), next tick and last job. '
+  'Schedules with their state (active, paused, disabled, gone, broken, ended), next tick and last job; known: a live worker has the task. '
   'A monitor sees NULL for arguments, headers and what the code declares.';

@@ -186,6 +186,25 @@ def test_ls_lists_them_and_says_when_no_beat_is_alive(
     )
 
 
+def test_ls_flags_a_schedule_whose_task_no_live_worker_knows(
+    call: Call, world: World, hourly: str
+) -> None:
+    world.connection.execute(
+        "insert into pgtask.schedule (name, task, spec) values ('typo', 'mail.sned', '\"@daily\"')"
+    )
+    assert "unknown task" not in call("schedule", "ls").out  # with no worker nobody can tell
+    task = column(world.connection, hourly, "task")
+    world.worker(tasks=(task,))
+
+    answer = call("schedule", "ls")
+
+    flagged = [line for line in answer.out.splitlines() if "unknown task" in line]
+    assert [line.split()[0] for line in flagged] == ["typo"]
+    assert "no live worker knows mail.sned" in answer.err
+    known = {line["name"]: line["known"] for line in call("schedule", "ls", "--json").json}
+    assert known == {"hourly": True, "typo": False}
+
+
 def test_show_names_the_job_that_stands_in_the_way(call: Call, world: World, hourly: str) -> None:
     # given ticks, all skipped, after one whose job never ended
     job = world.one("select pgtask.fire_schedule('hourly')")
@@ -338,6 +357,18 @@ def test_explain_needs_no_database(call: Call) -> None:
     assert "Europe/Berlin" in answer.out
     assert "2026-10-25 00:30:00Z" in answer.out
     assert "first pass" in answer.out
+
+
+def test_ticks_are_instants_in_json_as_everywhere(call: Call) -> None:
+    words = ("30 2 * * *", "--tz", "Europe/Berlin", "--from", "2026-10-24T12:00:00Z", "-n", "1")
+    (tick,) = call("schedule", "explain", *words, "--json").json["next"]
+
+    assert tick == {
+        "utc": "2026-10-25T00:30:00+00:00",
+        "local": "Sun 2026-10-25 02:30:00 +0200 CEST",
+        "in": 45000.0,
+        "note": "first pass of a repeated hour",
+    }
 
 
 def test_explain_takes_every_form_and_refuses_what_is_none(call: Call) -> None:

@@ -307,6 +307,19 @@ def test_replace_rewrites_what_has_not_begun(engine: Engine) -> None:
     assert ticks(engine) == [(None, True)] * 2
 
 
+def test_a_tick_whose_job_went_to_a_later_one_is_told_as_replaced(engine: Engine) -> None:
+    put(engine, overlap="replace")
+    for _ in range(3):
+        tick(engine)
+    worker = engine.worker()
+    (running,) = engine.claim(worker)
+    engine.finish(worker, [running], "succeeded")
+    tick(engine)
+
+    outcomes = engine.connection.execute("select outcome from pgtask.ticks order by tick_at")
+    assert [outcome for (outcome,) in outcomes] == ["replaced", "replaced", "succeeded", "ready"]
+
+
 def test_replace_supersedes_what_runs(engine: Engine) -> None:
     put(engine, overlap="replace")
     tick(engine)

@@ -16,6 +16,7 @@ from pgtask.broker.grants import FUNCTIONS, GROUPS, INSIDE, RELATIONS, Group
 from pgtask.broker.pool import Broker
 from pgtask.errors import BrokerError
 from pgtask.signature import CallOptions, Signature
+from tests.engines import async_engine_for
 from tests.roles import Roles
 from tests.sql.engine import Engine
 
@@ -366,6 +367,24 @@ def test_what_a_role_lacks_is_named_with_the_grant_that_gives_it(roles: Roles) -
     with pytest.raises(BrokerError, match=r"may not use the schema.*--grant-producer"):
         broker.run(jobs.results([1]))
     broker.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+async def test_it_is_named_on_a_connection_of_somebody_else_too(roles: Roles, driver: str) -> None:
+    app = App("roles", dsn=roles.dsn("monitor"))
+
+    @app.task(name="anything")
+    def anything() -> None:
+        return None
+
+    async with (
+        async_engine_for(driver, roles.dsn("monitor")) as engine,
+        engine.connect() as connection,
+    ):
+        with pytest.raises(NotGranted, match=r"function _enqueue → .*--grant-producer"):
+            await anything.using(connection).adelay()
+    await app.aclose()
 
 
 def test_the_remedy_is_found_by_the_last_word_in_whatever_language() -> None:

@@ -117,7 +117,7 @@ def test_leaving_the_interpreter_is_a_crash_of_the_task_not_of_the_child(
 ) -> None:
     worker = start_worker("-c", "1")
     shop.add.delay(1, 2).get(timeout=10)
-    children = worker.children()
+    children = worker.both_children()
 
     job = shop.leave.delay(how)
 

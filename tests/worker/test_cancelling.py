@@ -23,7 +23,7 @@ def test_a_running_task_is_interrupted_and_may_clean_up(
 ) -> None:
     log = tmp_path / "log"
     worker = start_worker("-c", "1", app=APP)
-    children = worker.children()
+    children = worker.both_children()
     job = rough.clean_up.delay(str(log))
     eventually(lambda: lines(log), timeout=30)
 

@@ -202,7 +202,7 @@ def test_a_task_that_would_leave_the_process_has_crashed_and_the_child_lives_on(
     task: Task[[str], int], how: str, kind: str, start_worker: Start, connection: Connection
 ) -> None:
     worker = start_worker("-c", "1", app="tests.rough:app")
-    children = worker.children()
+    children = worker.both_children()
 
     job = task.delay(how)
 

@@ -75,7 +75,7 @@ def test_a_coroutine_that_keeps_its_limit_by_being_cancelled_times_out_alike(
     start_worker: Start, connection: Connection, tmp_path: Path
 ) -> None:
     worker = start_worker("-c", "1", app=APP)
-    children = worker.children()
+    children = worker.both_children()
 
     job = shop.async_wait.options(
         timeout=0.2, max_attempts=2, backoff="const:0.05", jitter=0
