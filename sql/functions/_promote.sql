@@ -4,6 +4,8 @@ create or replace function pgtask._promote(p_limit integer, p_at timestamptz) re
 language plpgsql security definer
 set search_path = pg_catalog, pgtask, pg_temp
 set enable_seqscan = off set enable_indexscan = on set jit = off
+-- By index whatever the statistics say: they may be of a time when a walk over the table was cheap.
+set enable_nestloop = on set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
   v_promoted integer;
