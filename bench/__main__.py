@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import beat, growth, measures, page, report, rounds, share, soak
+from bench import beat, growth, measures, page, report, rounds, share, soak, sqlapi
 from bench.catalog import FLOORS, PEERS, PGTASK, Product
 from bench.subject import Stand
 from bench.words import say
@@ -56,6 +56,8 @@ def _measure(
         mode, document = "cpu", _mode(arguments, lambda stand: share.measure(stand, scale))
     elif arguments.beat:
         mode, document = "beat", _mode(arguments, beat.measure)
+    elif arguments.sql:
+        mode, document = "sql", _mode(arguments, lambda stand: sqlapi.measure(stand, scale))
     elif arguments.soak:
         seconds = arguments.soak * 60
         mode, document = "soak", _mode(arguments, lambda stand: soak.measure(stand, seconds))
@@ -116,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     mode.add_argument("--growth", action="store_true", help="children, workers, payload, backlog")
     mode.add_argument("--cpu", action="store_true", help="tasks that compute, on two children")
     mode.add_argument("--beat", action="store_true", help="10,000 schedules, 1,000 at once")
+    mode.add_argument("--sql", action="store_true", help="enqueue from SQL, triggers, keys, lanes")
     mode.add_argument("--soak", type=float, metavar="MINUTES", help="1,000 jobs/s, horizon pinned")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument("--write", action="store_true", help="then write the performance page")

@@ -24,6 +24,7 @@ from typing import Any
 
 import click
 import psycopg
+import sql_reference
 
 from pgtask import embedded, errors
 from pgtask.broker import migrate
@@ -35,12 +36,6 @@ _PART = re.compile(
     r"(?P<begin><!-- generated: (?P<name>\w+) -->\n)(?P<text>.*?)(?P<end><!-- end: (?P=name) -->)",
     re.DOTALL,
 )
-# What people and programs in other languages call; a worker calls the rest.
-_FOR_EVERYBODY = (
-    "enqueue", "cancel", "retry", "add_queue", "pause_queue", "resume_queue", "purge",
-    "put_schedule", "fire_schedule", "drop_schedule", "pause_schedule", "resume_schedule",
-    "reset_schedule",
-)  # fmt: skip
 
 
 def main() -> int:
@@ -60,14 +55,21 @@ def main() -> int:
         embedded.stop(home / ".pgtask", durable=False, force=True)
     problems = []
     for path, text in texts.items():
-        current = path.read_text("utf-8")
+        current = path.read_text("utf-8") if path.exists() else ""
         if text == current:
             continue
         if check:
             problems.append(_difference(path, current, text))
         else:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text, "utf-8")
             _say(f"wrote {path.relative_to(ROOT)}")
+    for path in orphans(texts):
+        if check:
+            problems.append(f"{path.relative_to(ROOT)}: there is no such function any more")
+        else:
+            path.unlink()
+            _say(f"removed {path.relative_to(ROOT)}")
     problems += broken_links()
     for problem in problems:
         _say(problem)
@@ -84,7 +86,7 @@ def generated(connection: psycopg.Connection[Any]) -> dict[Path, str]:
         "cli": _cli(),
         "errors": _errors(),
         "tree": _tree(),
-        "sql": _sql(connection),
+        "sql": sql_reference.index(connection),
         "decisions": _decisions(),
     }
     texts, used = {}, set()
@@ -97,7 +99,12 @@ def generated(connection: psycopg.Connection[Any]) -> dict[Path, str]:
                 lambda part: f"{part['begin']}{parts[part['name']]}{part['end']}", text
             )
     assert used == set(parts), f"no page shows the generated {set(parts) - used}"
-    return texts
+    return texts | sql_reference.pages(connection)
+
+
+def orphans(texts: dict[Path, str]) -> list[Path]:
+    """Pages of functions that are no more."""
+    return sorted(set(sql_reference.FOLDER.glob("*.md")) - set(texts))
 
 
 def broken_links() -> list[str]:
@@ -198,62 +205,6 @@ def _tree() -> str:
         first = " ".join(docstring.partition("\n\n")[0].split())
         lines.append(f"{name:<28} {first}")
     return "\n".join([*lines, "```"]) + "\n"
-
-
-def _sql(connection: psycopg.Connection[Any]) -> str:
-    functions = connection.execute(
-        "select p.proname, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid),"
-        " obj_description(p.oid) from pg_proc p where p.pronamespace = 'pgtask'::regnamespace"
-        " order by p.proname, 2"
-    ).fetchall()
-    known = {name for name, *_ in functions}
-    assert known >= set(_FOR_EVERYBODY), f"no function {set(_FOR_EVERYBODY) - known}"
-    groups = {
-        "Functions for everybody": [f for f in functions if f[0] in _FOR_EVERYBODY],
-        "Functions that workers call": [
-            f for f in functions if f[0] not in _FOR_EVERYBODY and f[0][0] != "_"
-        ],
-        "Functions behind the others": [f for f in functions if f[0][0] == "_"],
-    }
-    lines = []
-    for title, members in groups.items():
-        lines.append(f"## {title}\n")
-        for name, arguments, result, comment in members:
-            lines.append(f"### `{name}`\n")
-            lines.append(f"{_commented(name, comment)}\n")
-            shown = ",\n  ".join(_split(arguments))
-            call = f"pgtask.{name}(\n  {shown})" if shown else f"pgtask.{name}()"
-            lines.append(f"```text\n{call}\n  returns {result}\n```\n")
-    lines.append("## Views\n")
-    for oid, name, comment in connection.execute(
-        "select c.oid, c.relname, obj_description(c.oid) from pg_class c"
-        " where c.relnamespace = 'pgtask'::regnamespace and c.relkind = 'v' order by c.relname"
-    ).fetchall():
-        lines.append(
-            f"### `{name}`\n\n{_commented(name, comment)}\n\n{_columns(connection, oid)}\n"
-        )
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _columns(connection: psycopg.Connection[Any], oid: int) -> str:
-    rows = connection.execute(
-        "select a.attname, format_type(a.atttypid, a.atttypmod) from pg_attribute a"
-        " where a.attrelid = %s and a.attnum > 0 and not a.attisdropped order by a.attnum",
-        [oid],
-    ).fetchall()
-    return "Columns: " + ", ".join(f"`{name}` {kind}" for name, kind in rows) + "."
-
-
-def _commented(name: str, comment: str | None) -> str:
-    assert comment, f"pgtask.{name} has no comment: add `comment on` to its file"
-    return comment
-
-
-def _split(arguments: str) -> list[str]:
-    # The type of a default NULL stands before it already.
-    arguments = re.sub(r"NULL::[\w \[\]]+", "NULL", arguments)
-    # At the commas between parameters: those inside brackets belong to a type or a default.
-    return [a.strip() for a in re.split(r",(?![^()']*\))", arguments) if a.strip()]
 
 
 def _decisions() -> str:

@@ -21,6 +21,7 @@ from pgtask.codec import decode_result, encode_untyped
 from pgtask.current import JobContext
 from pgtask.definition import Catchup, Definition, Overlap
 from pgtask.errors import ConfigError, DefinitionError, ScheduleInvalid, TaskExists
+from pgtask.jobs import Jobs
 from pgtask.retry import parse_seconds
 from pgtask.schedule import Schedule
 from pgtask.schedules import Declarations, Declared, Schedules
@@ -140,6 +141,7 @@ class App:
         self.client = Client(lambda: self.config, defaults)
         self._tasks: dict[str, Task[Any, Any]] = {}
         self.schedules = Schedules(self.client, lambda: self.tasks, tz)
+        self.jobs = Jobs(self.client)
         self._config: settings.Config | None = None
         _apps.add(self)
 

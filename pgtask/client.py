@@ -358,8 +358,8 @@ def _check_readable(foreign: Foreign, *, readable: bool | None) -> None:
         )
     if not readable:
         raise BrokerError(
-            f"the role of {foreign.connection!r} may not read pgtask.installation; grant it USAGE "
-            "on schema pgtask and SELECT on that table"
+            f"the role of {foreign.connection!r} may not use the schema pgtask, or that is too old "
+            "→ let its owner run: pgtask migrate --grant-producer ROLE"
         )
 
 

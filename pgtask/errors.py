@@ -16,6 +16,7 @@ PgTaskError
 │   ├── AmbiguousTransaction        two transactions could be meant
 │   ├── TransactionEnded            a task ended the transaction that completes its job
 │   ├── NoTaskConnection(Unavailable)  none could be had; the task's body has not begun
+│   ├── NotGranted(PermissionError) the role may not do that here: names the grant it needs
 │   ├── AccessRefused(Unavailable)  a wrong role, password or database name: no outage
 │   ├── CommitUnknown(Unavailable)  lost during the COMMIT of a task: did it commit?
 │   ├── WrongDatabase               a connection to a database that is not this app's
@@ -146,6 +147,10 @@ class NoTaskConnection(Unavailable):
 
 class AccessRefused(Unavailable):
     """The server refuses the role, its password or the name of the database."""
+
+
+class NotGranted(BrokerError, PermissionError):
+    """The role may not call this function, or not read this view."""
 
 
 class CommitUnknown(Unavailable):

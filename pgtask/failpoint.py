@@ -63,7 +63,7 @@ def pass_point(point: str) -> bool:
     return False
 
 
-_CALL = re.compile(r"\bpgtask\.(\w+)\(")
+_CALL = re.compile(r"\bpgtask\._?(\w+)\(")
 _passed: dict[str, int] = {}
 _armed = parse(os.environ["PGTASK_FAILPOINT"]) if os.environ.get("PGTASK_FAILPOINT") else []
 # Asked by everybody who stands at a point, so that one which is not armed costs a look at a name.

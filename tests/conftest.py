@@ -19,6 +19,7 @@ from psycopg.conninfo import make_conninfo
 from pgtask import config, embedded
 from pgtask.broker import migrate
 from tests.beats import Beat
+from tests.roles import Roles
 from tests.workers import ROOT, Worker
 
 _TABLES = (
@@ -95,6 +96,19 @@ def other_dsn(_other: str) -> str:
     """A second migrated database, empty."""
     _empty(_other)
     return _other
+
+
+@pytest.fixture(scope="session")
+def _roles(server: TestServer, worker_id: str) -> Iterator[Roles]:
+    with Roles.made(server, worker_id) as roles:
+        yield roles
+
+
+@pytest.fixture
+def roles(_roles: Roles) -> Roles:
+    """A role of each group, with a database of their own, empty."""
+    _empty(_roles.dsn("owner"))
+    return _roles
 
 
 @pytest.fixture
@@ -193,5 +207,6 @@ def _empty(dsn: str) -> None:
         connection.execute(f"truncate {tables}".encode())
         connection.execute(
             "select setval('pgtask.seq', 1, false), setval('pgtask.idle_until', 0),"
-            " setval('pgtask.watched_until', 0)"
+            " setval('pgtask.watched_until', 0), setval('pgtask.upkeep_at', 0),"
+            " setval('pgtask.purge_at', 0)"
         )

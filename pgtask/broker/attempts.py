@@ -51,7 +51,7 @@ class Range(NamedTuple):
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False):
-    """How an attempt ended, in the words of pgtask.finish.
+    """How an attempt ended, in the words of pgtask._finish.
 
     `in_doubt`: unless the task's own transaction has committed, which the database will know.
     """
@@ -121,7 +121,7 @@ def heartbeat(
     Raises WorkerNotAlive when the worker was declared dead.
     """
     return Statement(
-        "select * from pgtask.heartbeat(%(worker)s::uuid, %(tasks)s::text[], %(outcomes)s::text[],"
+        "select * from pgtask._heartbeat(%(worker)s::uuid, %(tasks)s::text[], %(outcomes)s::text[],"
         " %(counts)s::bigint[])",
         {
             "worker": worker,
@@ -148,7 +148,7 @@ def claim(
     Raises WorkerNotAlive when the lease is gone.
     """
     return Statement(
-        "select * from pgtask.claim(%(worker)s::uuid, %(limit)s::int, %(queues)s::text[],"
+        "select * from pgtask._claim(%(worker)s::uuid, %(limit)s::int, %(queues)s::text[],"
         " %(tasks)s::text[], %(idle_for)s::float8, %(lows)s::int[], %(highs)s::int[],"
         " %(froms)s::bigint[])",
         {
@@ -162,6 +162,18 @@ def claim(
             "froms": array_of_numbers(each.seq for each in ranges),
         },
         lambda rows: [Claimed(*row) for row in rows],
+    )
+
+
+def claim_job(worker: UUID, job_id: int, tasks: Sequence[str]) -> Statement[Claimed | None]:
+    """Take this job, if it is due, its queue is not paused, and its task is one of these.
+
+    Raises WorkerNotAlive when the lease is gone.
+    """
+    return Statement(
+        "select * from pgtask._claim_job(%(worker)s::uuid, %(id)s::bigint, %(tasks)s::text[])",
+        {"worker": worker, "id": job_id, "tasks": list(tasks)},
+        lambda rows: Claimed(*rows[0]) if rows else None,
     )
 
 
@@ -193,7 +205,7 @@ def finish(
     }
     if not patient and all(outcome.verdict == "succeeded" for outcome in ended):
         return Statement(
-            "select * from pgtask.finish(%(worker)s::uuid, %(ids)s::bigint[], %(epochs)s::int[],"
+            "select * from pgtask._finish(%(worker)s::uuid, %(ids)s::bigint[], %(epochs)s::int[],"
             " %(results)s::text[])",
             params,
             _answers,
@@ -201,7 +213,7 @@ def finish(
     for column in ("verdict", "delay", "reason", "type", "message", "traceback"):
         params[column] = [getattr(outcome, column) for outcome in ended]
     return Statement(
-        "select * from pgtask.finish(%(worker)s::uuid, %(ids)s::bigint[], %(epochs)s::int[],"
+        "select * from pgtask._finish(%(worker)s::uuid, %(ids)s::bigint[], %(epochs)s::int[],"
         " %(results)s::text[], %(verdict)s::text[], %(delay)s::float8[], %(reason)s::text[],"
         " %(type)s::text[], %(message)s::text[], %(traceback)s::text[])",
         params,

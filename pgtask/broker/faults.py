@@ -6,12 +6,14 @@ import re
 
 import psycopg
 
+from pgtask.broker.grants import remedy
 from pgtask.errors import (
     AccessRefused,
     BadCall,
     BrokerError,
     DuplicateJob,
     LeaseLost,
+    NotGranted,
     QueueNotFound,
     Refused,
     SchemaMissing,
@@ -98,6 +100,8 @@ def translate(error: psycopg.Error) -> BrokerError | None:
         return SchemaMissing(
             f"{message}: the schema is not there, or older than this code → run: pgtask migrate"
         )
+    if state == "42501":
+        return NotGranted(f"{message} → {remedy(message)}")
     if state == "25006":
         return Unavailable(
             f"{message}: pgtask must write → use a read-write transaction, on the primary"

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, LiteralString, TypeAlias, TypeVar
 
+from pgtask.broker.grants import remedy
 from pgtask.broker.statement import Statement
-from pgtask.errors import Refused, UnknownConnection
+from pgtask.errors import NotGranted, Refused, UnknownConnection
 
 if TYPE_CHECKING:
     import psycopg
@@ -232,6 +233,8 @@ def _ours(error: BaseException) -> Exception | None:
 
             return translate(error)
     sqlstate = getattr(error, "sqlstate", None)
+    if sqlstate == "42501":
+        return NotGranted(f"{error} → {remedy(str(error))}")
     kinds: list[type[Refused]] = [Refused, *Refused.__subclasses__()]
     kind = next((kind for kind in kinds if kind.sqlstate == sqlstate), None)
     return None if kind is None else kind(str(error))

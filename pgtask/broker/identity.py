@@ -18,13 +18,15 @@ def is_readable() -> Statement[bool | None]:
     """Whether the role may read the identity; None where there is no pgtask schema.
 
     Asked of the catalogue, which everybody may read: to_regclass() raises for a schema without
-    USAGE, and an error would abort the caller's transaction.
+    USAGE, and an error would abort the caller's transaction. False where it is too old, too.
     """
     return Statement(
         "select pg_catalog.has_schema_privilege(n.oid, 'usage')"
-        " and pg_catalog.has_table_privilege(c.oid, 'select')"
-        " from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
-        " where n.nspname = 'pgtask' and c.relname = 'installation'",
+        " and coalesce(pg_catalog.bool_or(pg_catalog.has_function_privilege(p.oid, 'execute')),"
+        " false)"
+        " from pg_catalog.pg_namespace n left join pg_catalog.pg_proc p"
+        " on p.pronamespace = n.oid and p.proname = '_installation'"
+        " where n.nspname = 'pgtask' group by n.oid",
         {},
         lambda rows: rows[0][0] if rows else None,
     )
@@ -33,7 +35,7 @@ def is_readable() -> Statement[bool | None]:
 def identity() -> Statement[Identity]:
     """The identity of the database; only where `is_readable` answered True."""
     return Statement(
-        "select i.id::text, d.oid::bigint from pgtask.installation i, pg_catalog.pg_database d"
+        "select pgtask._installation()::text, d.oid::bigint from pg_catalog.pg_database d"
         " where d.datname = pg_catalog.current_database()",
         {},
         lambda rows: Identity(rows[0][0], rows[0][1]),

@@ -18,7 +18,7 @@ class Filter:
     """Which jobs are meant; an empty filter means all of them.
 
     `task` may hold `*`. `since` is seconds back from now: the job was created, claimed or finished
-    within them. `before` is an id: older jobs only.
+    within them; `older_than`: not within them. `before` is an id: older jobs only.
     """
 
     queues: tuple[str, ...] = ()
@@ -28,6 +28,10 @@ class Filter:
     key: str | None = None
     tag: str | None = None
     before: int | None = None
+    older_than: float | None = None
+    serial: str | None = None
+    tenant: str | None = None
+    reason: str | None = None
 
     @property
     def params(self) -> dict[str, Any]:
@@ -39,6 +43,10 @@ class Filter:
             "key": self.key,
             "tag": self.tag,
             "before": self.before,
+            "older_than": self.older_than,
+            "serial": self.serial,
+            "tenant": self.tenant,
+            "reason": self.reason,
         }
 
 
@@ -63,6 +71,7 @@ class JobLine:
     finished_at: datetime | None
     worker: str | None
     error: str | None
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +140,7 @@ class QueueLine:
     running: int
     oldest_ready: float | None
     workers: int
+    events: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +182,18 @@ _MATCHING: LiteralString = """
            >= now() - make_interval(secs => %(since)s::float8))
    and (%(key)s::text is null or j.key = %(key)s::text)
    and (%(tag)s::text is null or %(tag)s::text = any (j.tags))
-   and (%(before)s::bigint is null or j.id < %(before)s::bigint)"""
+   and (%(before)s::bigint is null or j.id < %(before)s::bigint)
+   and (%(older_than)s::float8 is null
+        or greatest(j.created_at, j.claimed_at, j.finished_at)
+           <= now() - make_interval(secs => %(older_than)s::float8))
+   and (%(serial)s::text is null or j.serial = %(serial)s::text)
+   and (%(tenant)s::text is null or j.tenant = %(tenant)s::text)
+   and (%(reason)s::text is null or j.reason = %(reason)s::text)"""
 
 _LINE: LiteralString = """
 select j.id, j.task, j.queue, j.priority, j.state, j.reason, j.attempt, j.max_attempts, j.key,
        j.serial, j.tags, j.created_at, j.run_at, j.claimed_at, j.finished_at, j.worker::text,
-       j.error"""
+       j.error, j.tenant"""
 
 
 def jobs(which: Filter, limit: int) -> Statement[list[JobLine]]:
@@ -219,7 +235,7 @@ def job(job_id: int) -> Statement[JobPage | None]:
        coalesce(j.result, p.result)::text,
        w.host || ':' || w.pid
   from pgtask.jobs j
-  left join pgtask.payload p on p.job = j.id
+  left join pgtask.payloads p on p.job = j.id
   left join pgtask.workers w on w.id = j.worker
  where j.id = %(job)s::bigint""",
         {"job": job_id},
@@ -249,7 +265,10 @@ with job as (select * from pgtask.jobs where id = %(job)s::bigint),
 live as (
   select w.running < w.children as has_room,
          w.queues && array[job.queue, '*'] as takes_queue,
-         job.task = any (w.tasks) as knows_task
+         exists (select from unnest(w.tasks) as t (glob)
+                  where job.task like replace(replace(replace(replace(
+                    t.glob, '!', '!!'), '_', '!_'), '%%', '!%%'), '*', '%%') escape '!'
+                ) as knows_task
     from job, pgtask.workers w
    where w.alive
 )
@@ -284,7 +303,8 @@ def queues() -> Statement[list[QueueLine]]:
 select q.queue, q.paused, q.paused_reason, q.paused_by, q.paused_at, q.blocked, q.scheduled,
        q.ready, q.running, extract(epoch from q.oldest_ready)::float8,
        (select count(*) from pgtask.workers w
-         where w.alive and w.queues && array[q.queue, '*'])
+         where w.alive and w.queues && array[q.queue, '*']),
+       q.events
   from pgtask.queues q
  order by q.queue""",
         {},
@@ -313,7 +333,7 @@ def tasks() -> Statement[list[TaskLine]]:
 with known as (
   select t.task, count(*) as workers
     from pgtask.workers w, unnest(w.tasks) as t (task)
-   where w.alive
+   where w.alive and w.kind = 'worker'
    group by t.task
 ),
 wanted as (

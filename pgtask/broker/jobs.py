@@ -1,11 +1,14 @@
-"""Jobs as clients see them: enqueue, look, wait, cancel, retry."""
+"""Jobs as clients see them: enqueue, look, wait, and the verbs that change many."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from datetime import datetime
+from typing import LiteralString, NamedTuple
 
 from pgtask.broker.statement import Row, Statement, array_of_texts
+from pgtask.job import FINISHED, STATES
 from pgtask.signature import Signature
 
 
@@ -86,6 +89,90 @@ def cancel(ids: Sequence[int], *, terminate: bool = False) -> Statement[dict[int
 def retry(ids: Sequence[int]) -> Statement[dict[int, str]]:
     """Run finished jobs again; answers per id: retried, unfinished, missing or refused."""
     return Statement("select * from pgtask.retry(%(ids)s::bigint[])", {"ids": list(ids)}, dict)
+
+
+def reschedule(
+    ids: Sequence[int],
+    *,
+    run_at: datetime | None = None,
+    delay: float | None = None,
+    priority: int | None = None,
+    attempt: int | None = None,
+    max_attempts: int | None = None,
+) -> Statement[dict[int, str]]:
+    """Change jobs that have not begun; answers: rescheduled, running, finished or missing.
+
+    `delay` is seconds from now by the database's clock.
+    """
+    return Statement(
+        "with changed as materialized ("
+        "select c.id from pgtask.reschedule(%(ids)s::bigint[], coalesce(%(run_at)s::timestamptz,"
+        " clock_timestamp() + %(delay)s::float8 * interval '1 second'), %(priority)s::int,"
+        " %(attempt)s::int, %(max_attempts)s::int) c)"
+        " select c.id, 'rescheduled' from changed c" + _UNCHANGED,
+        {
+            "ids": list(ids),
+            "run_at": run_at,
+            "delay": delay,
+            "priority": priority,
+            "attempt": attempt,
+            "max_attempts": max_attempts,
+        },
+        dict,
+    )
+
+
+def discard(ids: Sequence[int], message: str | None = None) -> Statement[dict[int, str]]:
+    """End jobs that have not begun as failed; answers: discarded, running, finished or missing."""
+    return Statement(
+        "with changed as materialized ("
+        "select c.id from pgtask.discard(%(ids)s::bigint[], %(message)s::text) c)"
+        " select c.id, 'discarded' from changed c" + _UNCHANGED,
+        {"ids": list(ids), "message": message},
+        dict,
+    )
+
+
+def purge(ids: Sequence[int]) -> Statement[dict[int, str]]:
+    """Remove finished jobs; answers: purged, unfinished, missing; finished: it is in use."""
+    return Statement(
+        "with changed as materialized ("
+        "select c as id from pgtask._purge_jobs(%(ids)s::bigint[]) c)"
+        " select c.id, 'purged' from changed c" + _UNCHANGED,
+        {"ids": list(ids)},
+        lambda rows: {row[0]: _UNFINISHED.get(str(row[1]), str(row[1])) for row in rows},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """What is done: to jobs in which states, and which answers mean that it was."""
+
+    name: str
+    ing: str
+    default_states: tuple[str, ...]
+    possible_states: tuple[str, ...]
+    done: frozenset[str]
+
+
+_ENDED = tuple(state for state in STATES if state in FINISHED)
+_ALIVE = tuple(state for state in STATES if state not in FINISHED)
+_PENDING = tuple(state for state in _ALIVE if state != "running")
+
+RETRY = Verb("retry", "retrying", ("failed",), _ENDED, frozenset({"retried"}))
+CANCEL = Verb("cancel", "cancelling", _ALIVE, _ALIVE, frozenset({"cancelled", "cancelling"}))
+DISCARD = Verb("discard", "discarding", _PENDING, _PENDING, frozenset({"discarded"}))
+RESCHEDULE = Verb("reschedule", "rescheduling", _PENDING, _PENDING, frozenset({"rescheduled"}))
+PURGE = Verb("purge", "purging", _ENDED, _ENDED, frozenset({"purged"}))
+
+# The states are those of before: what was pending and did not change had just been claimed.
+_UNCHANGED: LiteralString = """
+ union all
+select i.id, coalesce((select case when j.finished_at is null then 'running' else 'finished' end
+                         from pgtask.jobs j where j.id = i.id limit 1), 'missing')
+  from (select distinct u.id from unnest(%(ids)s::bigint[]) as u (id)) i
+ where i.id not in (select c.id from changed c)"""
+_UNFINISHED = {"running": "unfinished"}
 
 
 def _standings(rows: Sequence[Row]) -> dict[int, Standing]:

@@ -18,6 +18,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from pgtask.broker.faults import translate
+from pgtask.broker.grants import CLOSE, NOBODY_NEW, Wishes, sql_text
 from pgtask.broker.script import BOOTSTRAP, OPEN, SETTINGS, Step, record
 from pgtask.broker.script import sql_script as sql_script
 from pgtask.broker.sqlfiles import Migration, Repeatable, Tree, read_tree, version
@@ -104,15 +105,17 @@ def migrate(
     connection: Connection,
     *,
     root: Traversable | None = None,
+    wishes: Wishes = NOBODY_NEW,
     on_step: Callable[[Step], None] | None = None,
 ) -> Plan:
-    """Apply what is missing and return what this call applied.
+    """Apply what is missing, have roles be able to what they should, return what was applied.
 
     `on_step` hears of each file after its transaction has committed. Any number may run at once.
     """
     if connection.info.transaction_status != TransactionStatus.IDLE:
         raise BrokerError("migrate needs a connection outside a transaction → commit first")
     _server_fits(connection.info.server_version)
+    check_roles(connection, wishes)
     tree = read_tree(root)
     applied: list[Migration] = []
     while True:
@@ -123,12 +126,27 @@ def migrate(
             steps: Sequence[Step] = todo.migrations[:1] or todo.repeatables
             for step in steps:
                 _apply(connection, step)
+            # In this transaction: nothing that is new may be everybody's for a moment.
+            _grant(connection, CLOSE if todo.migrations else sql_text(wishes))
         if on_step is not None:
             for step in steps:
                 on_step(step)
         if not todo.migrations:
             return Plan(tuple(applied), todo.repeatables)
         applied.append(todo.migrations[0])
+
+
+def check_roles(connection: Connection, wishes: Wishes) -> None:
+    """Raise unless there are all the roles of the wishes."""
+    if not wishes:
+        return
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(_UNKNOWN, [wishes.roles], prepare=False)
+        for (role,) in cursor.fetchall():
+            raise BrokerError(f'there is no role "{role}" → create it first: create role "{role}"')
+        cursor.execute(_OWNER, [list(wishes.revokes)], prepare=False)
+        for (role,) in cursor.fetchall():
+            raise BrokerError(f'the role "{role}" owns the schema → it keeps its rights')
 
 
 def status(connection: Connection, *, root: Traversable | None = None) -> list[Entry]:
@@ -265,6 +283,17 @@ select null, path, checksum, release, extract(epoch from applied_at)::pg_catalog
   from pgtask.repeatable"""
 
 
+_UNKNOWN = b"""
+select w.role from pg_catalog.unnest(%s::pg_catalog.text[]) as w (role)
+ where not exists (select from pg_catalog.pg_roles r where r.rolname = w.role)"""
+
+
+_OWNER = b"""
+select w.role from pg_catalog.unnest(%s::pg_catalog.text[]) as w (role)
+  join pg_catalog.pg_namespace n
+    on n.nspname = 'pgtask' and pg_catalog.pg_get_userbyid(n.nspowner) = w.role"""
+
+
 def _state(connection: Connection) -> _State | None:
     with connection.cursor(row_factory=tuple_row) as cursor:
         if not _readable(cursor.execute(_LOOK, prepare=False).fetchone()):
@@ -278,7 +307,7 @@ def _readable(row: tuple[Any, ...] | None) -> bool:
     if there == 2 and allowed < 2:
         raise BrokerError(
             f'the role "{role}" may not use the schema "pgtask" → let its owner run: '
-            f'grant usage on schema pgtask to "{role}"'
+            f'pgtask migrate --grant-producer "{role}" (or -worker, -admin, -monitor)'
         )
     return bool(there == 2)
 
@@ -316,6 +345,15 @@ def _apply(connection: Connection, step: Step) -> None:
         if connection.closed:
             raise Unavailable("the connection was lost → run: pgtask migrate again") from error
         raise BrokerError(f"sql/{step.path}: {error}") from error
+
+
+def _grant(connection: Connection, text: str) -> None:
+    try:
+        _execute(connection, text)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise BrokerError(
+            f"{error.diag.message_primary} → run it as the owner: pgtask migrate"
+        ) from error
 
 
 def _execute(connection: Connection, text: str) -> None:

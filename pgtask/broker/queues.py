@@ -1,4 +1,4 @@
-"""Queues: add, pause, resume, and which have work."""
+"""Queues: add, pause, resume, switch events, and which have work."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ def pause(name: str, reason: str | None) -> Statement[bool]:
 def resume(name: str) -> Statement[bool]:
     """True when the queue was paused before."""
     return Statement("select pgtask.resume_queue(%(name)s::text)", {"name": name}, scalar)
+
+
+def set_events(name: str, *, enabled: bool) -> Statement[bool]:
+    """True when that changed anything. Raises Unavailable while the tables are held by others."""
+    return Statement(
+        "select pgtask.set_queue_events(%(name)s::text, %(enabled)s::boolean)",
+        {"name": name, "enabled": enabled},
+        scalar,
+    )
 
 
 def with_work() -> Statement[list[str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.resources.abc import Traversable
 from typing import TypeAlias
 
+from pgtask.broker.grants import CLOSE, NOBODY_NEW, Wishes
+from pgtask.broker.grants import sql_text as grants_text
 from pgtask.broker.sqlfiles import Migration, Repeatable, read_tree, version
 from pgtask.config import release
 
@@ -30,12 +32,30 @@ set local synchronous_commit = on;
 set local default_tablespace = '';
 set local default_table_access_method = heap;"""
 
+# What a superuser's migrate makes must not be the superuser's: functions run as who owns them, and
+# on tables of another owner they could do nothing.
+AS_OWNER = """\
+do $$
+declare
+  v_owner name;
+begin
+  select pg_catalog.pg_get_userbyid(n.nspowner) into v_owner
+  from pg_catalog.pg_namespace n
+  where n.nspname = 'pgtask' and pg_catalog.pg_get_userbyid(n.nspowner) <> current_user;
+  if v_owner is not null and pg_catalog.pg_has_role(v_owner, 'MEMBER') then
+    perform pg_catalog.set_config('role', v_owner, true);
+  end if;
+exception when insufficient_privilege then
+  null;  -- a member that may not become it, but acts with its rights
+end $$;"""
+
 # The isolation level comes first, it cannot be set after a query: what is read behind the lock
 # must be as fresh as the lock.
 OPEN = f"""\
 set transaction isolation level read committed read write;
 {SETTINGS}
-do $$ begin perform pg_catalog.pg_advisory_xact_lock({LOCK}); end $$;"""
+do $$ begin perform pg_catalog.pg_advisory_xact_lock({LOCK}); end $$;
+{AS_OWNER}"""
 
 # `create schema if not exists` would ask for the right to create it even when it is there.
 BOOTSTRAP = """\
@@ -64,14 +84,12 @@ do $$ begin
     );
     comment on table pgtask.repeatable is
       'The files of sql/functions and sql/views in force, and the release that applied them.';
-    revoke all on pgtask.migration, pgtask.repeatable from public;
-    grant select on pgtask.migration, pgtask.repeatable to public;
   end if;
 end $$;"""
 
 
-def sql_script(*, root: Traversable | None = None) -> str:
-    """All of sql/ as one psql script, the same text every time.
+def sql_script(*, root: Traversable | None = None, wishes: Wishes = NOBODY_NEW) -> str:
+    """All of sql/ as one psql script, the same text every time; `wishes` at its end.
 
     It looks before it applies, so it may be run again, on an empty database or on an older one.
     """
@@ -82,11 +100,12 @@ def sql_script(*, root: Traversable | None = None) -> str:
         "\\set QUIET on",
     ]
     for migration in tree.migrations:
-        parts += ["begin;", OPEN, BOOTSTRAP, _guard(migration), *_block(migration), "commit;"]
+        parts += ["begin;", OPEN, BOOTSTRAP, _guard(migration), *_block(migration)]
+        parts += [CLOSE, "commit;"]
     parts += ["begin;", OPEN]
     for repeatable in tree.repeatables:
         parts += _block(repeatable)
-    return "\n".join([*parts, "commit;", ""])
+    return "\n".join([*parts, grants_text(wishes), "commit;", ""])
 
 
 def record(step: Step) -> str:

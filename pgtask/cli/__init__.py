@@ -31,9 +31,21 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "wait": ("pgtask.cli.wait:wait", "Wait until jobs have finished and print their results."),
     "retry": ("pgtask.cli.bulk:retry", "Run finished jobs again: these, or what a filter finds."),
     "cancel": ("pgtask.cli.bulk:cancel", "Cancel jobs: these, or what a filter finds."),
-    "purge": ("pgtask.cli.purge:purge", "Remove finished jobs that are old."),
+    "reschedule": (
+        "pgtask.cli.bulk:reschedule",
+        "Change when jobs run that have not begun, or how: these, or what a filter finds.",
+    ),
+    "discard": (
+        "pgtask.cli.bulk:discard",
+        "Give up jobs that have not begun: these, or what a filter finds.",
+    ),
+    "purge": (
+        "pgtask.cli.purge:purge",
+        "Remove finished jobs: those that are old, these, or what a filter finds.",
+    ),
     "queues": ("pgtask.cli.queues:queues", "List queues and what they hold."),
-    "queue": ("pgtask.cli.queues:queue", "Add, pause or resume a queue."),
+    "queue": ("pgtask.cli.queues:queue", "Add, pause or resume a queue, or switch its events."),
+    "tail": ("pgtask.cli.tail:tail", "Show what happens to jobs, as it happens."),
     "workers": ("pgtask.cli.workers:workers", "List worker processes, the living first."),
     "tasks": ("pgtask.cli.tasks:tasks", "List tasks, and whether a live worker knows them."),
     "schedule": ("pgtask.cli.schedule:schedule", "Make, list, pause and fire schedules."),

@@ -1,19 +1,22 @@
-"""`pgtask retry` and `pgtask cancel`: by id, or every job that a filter finds."""
+"""`pgtask retry`, `cancel`, `discard` and `reschedule`: by id, or every job that a filter finds."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pgtask.broker import jobs
+from pgtask.broker.jobs import Verb
 from pgtask.cli import failure
 from pgtask.cli.filters import filter_of, filtered
 from pgtask.cli.progress import Progress
 from pgtask.cli.session import Session, pass_session
-from pgtask.job import FINISHED, STATES
+from pgtask.cli.times import DURATION, INSTANT
 
 if TYPE_CHECKING:
     from pgtask.broker.inspect import Filter
@@ -24,27 +27,6 @@ PAGE = 1000
 ASK_ABOVE = 20
 
 Change = Callable[[list[int]], "Statement[dict[int, str]]"]
-
-
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """What is done: to jobs in which states, and which answers mean that it was."""
-
-    name: str
-    ing: str
-    default_states: tuple[str, ...]
-    possible_states: tuple[str, ...]
-    done: frozenset[str]
-
-
-RETRY = Verb("retry", "retrying", ("failed",), tuple(sorted(FINISHED)), frozenset({"retried"}))
-CANCEL = Verb(
-    "cancel",
-    "cancelling",
-    tuple(state for state in STATES if state not in FINISHED),
-    tuple(state for state in STATES if state not in FINISHED),
-    frozenset({"cancelled", "cancelling"}),
-)
 
 _IDS = click.argument("ids", nargs=-1, type=int, metavar="[ID]...")
 _EVERY = click.option("--all", "every", is_flag=True, help="Every job there is.")
@@ -63,9 +45,7 @@ def retry(session: Session, /, **given: Any) -> int:
     A filter without -s finds failed jobs. Their attempts are counted anew.
     A job whose key has passed to a newer job is refused.
     """
-    from pgtask.broker import jobs
-
-    return _run(session, RETRY, jobs.retry, **given)
+    return run(session, jobs.RETRY, jobs.retry, **given)
 
 
 @click.command()
@@ -80,12 +60,71 @@ def cancel(session: Session, /, *, terminate: bool, **given: Any) -> int:
 
     What has not begun ends now; what runs is asked to stop.
     """
-    from pgtask.broker import jobs
-
-    return _run(session, CANCEL, lambda ids: jobs.cancel(ids, terminate=terminate), **given)
+    return run(session, jobs.CANCEL, lambda ids: jobs.cancel(ids, terminate=terminate), **given)
 
 
-def _run(
+@click.command()
+@_IDS
+@filtered
+@click.option("--message", metavar="TEXT", help="Their error (Manually marked as failed).")
+@_EVERY
+@_DRY
+@pass_session
+def discard(session: Session, /, *, message: str | None, **given: Any) -> int:
+    """Give up jobs that have not begun: these, or what a filter finds.
+
+    They end as failed, for the reason discarded. What runs goes on: see cancel.
+    """
+    return run(session, jobs.DISCARD, lambda ids: jobs.discard(ids, message), **given)
+
+
+@click.command()
+@_IDS
+@filtered
+@click.option("--at", "run_at", type=INSTANT, help="Run then; what is past is now.")
+@click.option("--in", "delay", type=DURATION, help="Run so long from now, as 10m.")
+@click.option("--priority", type=click.IntRange(-100, 100), help="Higher first.")
+@click.option("--attempt", type=click.IntRange(0, 32766), help="So many were made; 0: anew.")
+@click.option("--max-attempts", type=click.IntRange(1, 32767), help="So many at most, in all.")
+@_EVERY
+@_DRY
+@pass_session
+def reschedule(
+    session: Session,
+    /,
+    *,
+    run_at: datetime | None,
+    delay: float | None,
+    priority: int | None,
+    attempt: int | None,
+    max_attempts: int | None,
+    **given: Any,
+) -> int:
+    """Change when jobs run that have not begun, or how: these, or what a filter finds.
+
+    What is not given stays as it is.
+    """
+    if run_at is not None and delay is not None:
+        raise click.UsageError("--at and --in both say when → give one of them")
+    if all(value is None for value in (run_at, delay, priority, attempt, max_attempts)):
+        raise click.UsageError(
+            "what is to change? → give --at, --in, --priority, --attempt or --max-attempts"
+        )
+
+    def change(ids: list[int]) -> Statement[dict[int, str]]:
+        return jobs.reschedule(
+            ids,
+            run_at=run_at,
+            delay=delay,
+            priority=priority,
+            attempt=attempt,
+            max_attempts=max_attempts,
+        )
+
+    return run(session, jobs.RESCHEDULE, change, **given)
+
+
+def run(
     session: Session,
     verb: Verb,
     change: Change,
@@ -95,8 +134,9 @@ def _run(
     dry_run: bool,
     **options: Any,
 ) -> int:
+    """Do it to the ids, or to what the filter finds, and say what became of them; the exit code."""
     which = None if ids else _which(verb, every=every, **options)
-    if ids and (every or any(options.values())):
+    if ids and (every or _is_filter(options)):
         raise click.UsageError("ids and filters do not go together → give one of them")
     with session.broker() as broker:
         if which is None:
@@ -122,7 +162,7 @@ def _run(
 
 
 def _which(verb: Verb, *, every: bool, **options: Any) -> Filter:
-    if not every and not any(options.values()):
+    if not every and not _is_filter(options):
         raise click.UsageError(
             f"which jobs? → give ids, a filter such as -Q or --since, or --all: "
             f"pgtask {verb.name} --help"
@@ -135,6 +175,10 @@ def _which(verb: Verb, *, every: bool, **options: Any) -> Filter:
             )
     which = filter_of(**options)
     return which if which.states else replace(which, states=verb.default_states)
+
+
+def _is_filter(options: Mapping[str, Any]) -> bool:
+    return any(value not in (None, ()) for value in options.values())
 
 
 def _found(broker: Broker, which: Filter) -> tuple[int, Iterator[list[int]]]:
@@ -187,5 +231,6 @@ def _code(verb: Verb, outcomes: Counter[str], by_id: dict[int, str]) -> int:
     if by_id and set(by_id.values()) == {"missing"}:
         return failure.NOT_FOUND
     # What a filter found may finish, or go, before its page comes: that is no failure.
-    bad = set(outcomes) - verb.done - (set() if by_id else {"finished", "missing", "unfinished"})
+    moved = {"finished", "missing", "unfinished", "running"}
+    bad = set(outcomes) - verb.done - (set() if by_id else moved)
     return failure.FAILED if bad else failure.OK

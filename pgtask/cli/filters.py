@@ -1,4 +1,4 @@
-"""The options that say which jobs are meant: the same for ls, retry and cancel."""
+"""The options that say which jobs are meant: the same for ls and for what changes jobs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ _OPTIONS = (
     click.option("-t", "--task", metavar="TASK", help="Of this task; * stands for anything."),
     click.option("-s", "--state", multiple=True, type=click.Choice(STATES), help="In this state."),
     click.option("--since", type=DURATION, help="Made, begun or ended within, as 1h."),
+    click.option("--older-than", type=DURATION, help="Untouched for longer than that, as 1d."),
     click.option("--key", metavar="KEY", help="With this job key."),
+    click.option("--serial", metavar="KEY", help="With this serial key."),
     click.option("--tag", metavar="TAG", help="With this tag."),
+    click.option("--tenant", metavar="TENANT", help="Of this tenant."),
+    click.option("--reason", metavar="REASON", help="Ended for this reason, as timeout."),
 )
 
 
@@ -40,10 +44,14 @@ def filter_of(
     since: float | None,
     key: str | None,
     tag: str | None,
+    older_than: float | None = None,
+    serial: str | None = None,
+    tenant: str | None = None,
+    reason: str | None = None,
     before: int | None = None,
 ) -> Filter:
     """The Filter that the options mean; queues may be given as a,b."""
     from pgtask.broker.inspect import Filter
 
     queues = tuple(name for given in queue for name in given.split(",") if name)
-    return Filter(queues, task, state, since, key, tag, before)
+    return Filter(queues, task, state, since, key, tag, before, older_than, serial, tenant, reason)

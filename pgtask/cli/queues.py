@@ -1,4 +1,4 @@
-"""`pgtask queues` and `pgtask queue add|pause|resume`."""
+"""`pgtask queues` and `pgtask queue add|pause|resume|events`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def queues(session: Session) -> None:
 
 @click.group()
 def queue() -> None:
-    """Add, pause or resume a queue."""
+    """Add, pause or resume a queue, or switch its events."""
 
 
 @queue.command()
@@ -95,6 +95,24 @@ def resume(session: Session, name: str) -> None:
         if not resumed:
             _refuse_unknown(name, [line.queue for line in broker.run(inspect.queues())])
     _say(session, name, changed=resumed, done="resumed", already="was not paused")
+
+
+@queue.command()
+@click.argument("name")
+@click.argument("switch", type=click.Choice(["on", "off"]))
+@pass_session
+def events(session: Session, name: str, switch: str) -> None:
+    """Switch on or off what pgtask tail shows of a queue; off until somebody does.
+
+    Waits a few seconds for transactions that write jobs just now.
+    """
+    from pgtask.broker import queues as statements
+
+    _check(name)
+    with session.broker() as broker:
+        changed = broker.run(statements.set_events(name, enabled=switch == "on"))
+    done, already = f"has its events {switch}", f"had its events {switch} already"
+    _say(session, name, changed=changed, done=done, already=already)
 
 
 def _check(name: str) -> None:

@@ -13,6 +13,7 @@ from pgtask.worker import unwanted, verdicts, wire
 from pgtask.worker.brood import Brood
 from pgtask.worker.cancelling import Cancellations, nudge
 from pgtask.worker.chances import later
+from pgtask.worker.errand import Errand
 from pgtask.worker.hands import STUCK, Child, Room
 from pgtask.worker.limits import Limits, Terms
 from pgtask.worker.nursery import Nursery
@@ -47,6 +48,7 @@ class Children:
         async_concurrency: int,
         terms: Terms,
         finished: Finished,
+        errand: Errand | None = None,
     ) -> None:
         self._brood = Brood(
             functools.partial(
@@ -59,6 +61,7 @@ class Children:
         self._concurrency = concurrency
         self._async_concurrency = async_concurrency
         self._finished = finished
+        self._errand = errand or Errand()
         self.changed = asyncio.Event()
         self.tasks: dict[str, TaskInfo] = {}
         self._by_kind: dict[bool, list[str]] = {False: [], True: []}
@@ -87,11 +90,12 @@ class Children:
         async_concurrency: int,
         terms: Terms,
         finished: Finished,
+        errand: Errand | None = None,
     ) -> AsyncIterator[Children]:
         """Yield children ready for jobs; on leaving they are killed and their jobs given back.
 
         Raises AppNotFound when the app cannot be imported, ConfigError when `terms` or a task's
-        memory_limit leave a child no room.
+        memory_limit leave a child no room, or no task fits the errand.
         """
         children = cls(
             spec=spec,
@@ -103,6 +107,7 @@ class Children:
             async_concurrency=async_concurrency,
             terms=terms,
             finished=finished,
+            errand=errand,
         )
         try:
             await children._start()
@@ -445,17 +450,18 @@ class Children:
         """
         async with self._brood.another() as nursery:
             loaded = await nursery.start()
-            self._limits.check(nursery.size(), loaded.tasks)
+            tasks = self._ours(loaded.tasks)
+            self._limits.check(nursery.size(), tasks)
             await self._brood.come_up(
                 [
                     self._brood.fork(is_async=is_async, nursery=nursery)
-                    for is_async in self._wanted(loaded.tasks)
+                    for is_async in self._wanted(tasks)
                 ]
             )
             former = self._brood.change_over(nursery)
             # Without an await in between: from here on everything goes by the new code.
             self._reloaded = True
-            self._know(loaded.tasks)
+            self._know(tasks)
             self._sort(self._waiting.take_all())
             for child in former:
                 child.ask_back()
@@ -479,11 +485,17 @@ class Children:
     # Beginning and end -----------------------------------------------------------------------
 
     async def _start(self) -> None:
-        tasks, size = await self._brood.load()
+        loaded, size = await self._brood.load()
+        tasks = self._ours(loaded)
         self._limits.check(size, tasks)
         self._know(tasks)
         for is_async in self._wanted(tasks):
             self._brood.fork(is_async=is_async)
+
+    def _ours(self, tasks: Sequence[TaskInfo]) -> Sequence[TaskInfo]:
+        """Those of the app's tasks whose jobs this worker takes."""
+        self._errand.check([task.name for task in tasks])
+        return [task for task in tasks if self._errand.takes(task.name)]
 
     def _know(self, tasks: Sequence[TaskInfo]) -> None:
         self.tasks = {task.name: task for task in tasks}

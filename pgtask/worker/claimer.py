@@ -16,6 +16,7 @@ from pgtask.broker.link import Link, StatementFailed, WakeUps, pause_after
 from pgtask.errors import Unavailable
 from pgtask.worker.children import Children
 from pgtask.worker.completer import Completer
+from pgtask.worker.errand import Errand
 from pgtask.worker.hands import Room
 from pgtask.worker.windows import Windows
 
@@ -53,6 +54,7 @@ class Claimer:
         *,
         patterns: Sequence[str],
         poll: float,
+        errand: Errand | None = None,
     ) -> None:
         self._link = link
         self._ear = ear
@@ -61,6 +63,7 @@ class Claimer:
         self._completer = completer
         self._patterns = patterns
         self._poll = poll
+        self._errand = errand or Errand()
         self._queues: list[str] = [p for p in patterns if not any(c in p for c in "*?[")]
         self._woken = asyncio.Event()
         self.cancel_wished = asyncio.Event()
@@ -83,18 +86,21 @@ class Claimer:
         # When the loop last came round, and last came round without a failure.
         self.came_round = self.turned = asyncio.get_running_loop().time()
 
-    async def run(self, *, drain: bool = False) -> None:
-        """Claim until cancelled; with `drain`, until nothing is left to claim or to wait for.
+    async def run(self) -> None:
+        """Claim until cancelled, or the errand is done: nothing is left to claim or to wait for.
 
         Relies on listen() running beside it.
         """
+        if self._errand.once is not None:
+            await self._run_one(self._errand.once)
+            return
         clock = asyncio.get_running_loop().time
         failures = 0
         while True:
             self._woken.clear()
             self.came_round = clock()
             try:
-                if await self._turn(drain=drain):
+                if await self._turn():
                     return
                 self.turned = clock()
                 failures = 0
@@ -117,11 +123,25 @@ class Claimer:
         self._was_up = self._resting = False
         self._wake()
 
-    async def _turn(self, *, drain: bool) -> bool:
+    async def _run_one(self, job_id: int) -> None:
+        """Claim this job and wait for its end; where it cannot be claimed, that is all."""
+        job = await self._link.run(
+            attempts.claim_job(self._worker, job_id, list(self._children.tasks))
+        )
+        if job is None:
+            return
+        self._children.dispatch([job], is_async=self._children.tasks[job.task].is_async)
+        while not self._is_over():
+            self._children.changed.clear()
+            # Nothing is set when the outcome is recorded.
+            await self._changed(DRAIN_POLL if self._children.in_flight else SOON)
+
+    async def _turn(self) -> bool:
         """Claim for what there is room for, and wait for a reason to do so again.
 
-        True when a drain is over.
+        True when the errand is done.
         """
+        drain = self._errand.drain
         # Before the claim: what ends meanwhile may have enqueued more.
         over = self._is_over()
         await self._reconcile()
@@ -133,6 +153,14 @@ class Claimer:
             await self._let_others_be_notified()
             # A backlog of outcomes is worked off within some ms: no child should idle for it.
             await asyncio.sleep(DRAIN_POLL if self._completer.is_failing else SOON)
+            return False
+        if self._errand.max_jobs is not None and self._quota() <= 0:
+            self._was_up = False
+            await self._let_others_be_notified()
+            if over:
+                return True
+            # What is given back before it began is claimed again.
+            await self._changed(DRAIN_POLL)
             return False
         if not rooms:
             if drain and not self._children.kinds:
@@ -179,7 +207,10 @@ class Claimer:
         # A claim for each kind of task: each gets the batch that fits it, and remembers its places.
         for room in rooms:
             limit = min(MOST, room.free)
+            if self._errand.max_jobs is not None and (limit := min(limit, self._quota())) <= 0:
+                continue
             jobs, is_all = await self._claim(limit, room)
+            self._errand.taken += len(jobs)
             found += len(jobs)
             if len(jobs) >= limit or not is_all:
                 more.add(room.is_async)
@@ -258,6 +289,11 @@ class Claimer:
             self._often = False
             self._rate = 0.0
             await self._link.run(attempts.raise_flag(self._poll))
+
+    def _quota(self) -> int:
+        """How many more jobs may be claimed: what was given back did not count."""
+        assert self._errand.max_jobs is not None
+        return self._errand.max_jobs - self._errand.taken + self._completer.ended["released"]
 
     def _is_over(self) -> bool:
         return not self._children.in_flight and not self._completer.backlog

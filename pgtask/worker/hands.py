@@ -39,7 +39,7 @@ class Limit(NamedTuple):
 
 
 class Culprit(NamedTuple):
-    """Why a child is killed for an attempt, in the words of pgtask.finish."""
+    """Why a child is killed for an attempt, in the words of pgtask._finish."""
 
     verdict: str
     kind: str = ""

@@ -20,6 +20,7 @@ from pgtask.errors import AccessRefused, Unavailable
 from pgtask.worker.children import Children
 from pgtask.worker.claimer import Claimer
 from pgtask.worker.completer import Completer
+from pgtask.worker.errand import Errand
 from pgtask.worker.limits import Terms
 from pgtask.worker.pulse import Pulse
 
@@ -46,22 +47,25 @@ class Staff(NamedTuple):
         name: str,
         tally: Counter[tuple[str, str]],
         *,
-        drain: bool,
+        errand: Errand,
     ) -> Staff:
         """Enter all of them into `life`, under a fresh id; the nesting order is the shutdown order.
 
         `tally` is what was not handed in before. Raises AppNotFound, Unavailable, and what the
-        schema has against this code. Waits for a database that is away, but not with `drain`.
+        schema has against this code. Waits for a database that is away, where the errand is
+        patient.
         """
         worker = uuid4()
         concurrency = config.concurrency or os.cpu_count() or 1
+        if errand.once is not None:
+            concurrency = 1
         session = Session(dsn, pooler=config.pooler, worker=True)
         listening = Session(config.listen_dsn, worker=True) if config.listen_dsn else session
         control = await life.enter_async_context(Link.open(session, "control"))
         claims = await life.enter_async_context(Link.open(session, "claim"))
         ear = await life.enter_async_context(Link.open(listening, "listen"))
         # Whoever drains a queue waits for the end of that, not for a database.
-        answered = _at_once if drain else _until_answered
+        answered = _until_answered if errand.is_patient else _at_once
         installation = ""
 
         async def look() -> None:
@@ -87,6 +91,7 @@ class Staff(NamedTuple):
                     config.max_jobs_per_child, config.max_memory_per_child, config.cancel_grace
                 ),
                 finished=completer.add,
+                errand=errand,
             )
         )
         completer.expects_more = lambda: children.are_pressed
@@ -102,7 +107,14 @@ class Staff(NamedTuple):
         )
         await answered(lambda: pulse.register(row))
         claimer = Claimer(
-            claims, ear, worker, children, completer, patterns=config.queues, poll=config.poll
+            claims,
+            ear,
+            worker,
+            children,
+            completer,
+            patterns=config.queues,
+            poll=config.poll,
+            errand=errand,
         )
         staff = cls(worker, (control, claims, ear), pulse, completer, children, claimer)
         staff._introduce(config, dsn, spec, concurrency)

@@ -19,6 +19,7 @@ from pgtask.worker import logs
 from pgtask.worker.children import Children
 from pgtask.worker.claimer import Claimer
 from pgtask.worker.completer import Completer
+from pgtask.worker.errand import Errand
 from pgtask.worker.health import Health, served
 from pgtask.worker.orders import LAST, LEAVE, Orders, Stage
 from pgtask.worker.reload import reload_when_told, watch, watched
@@ -44,16 +45,16 @@ def run_worker(
     config: Config,
     *,
     app_spec: str,
-    drain: bool = False,
+    errand: Errand | None = None,
     name: str = "",
     companion: Companion | None = None,
 ) -> int:
-    """Run a worker until it is told to end or, with `drain`, until there is nothing to do.
+    """Run a worker until it is told to end, or its errand is done.
 
     Returns the process's exit code: 0, or 130 / 143 after a second INT / TERM.
     """
     logs.configure(config.log_level, config.log_format)
-    supervisor = _Supervisor(config, app_spec, companion, drain=drain, name=name)
+    supervisor = _Supervisor(config, app_spec, companion, errand or Errand(), name=name)
     try:
         return asyncio.run(supervisor.main())
     except BaseExceptionGroup as group:
@@ -63,12 +64,13 @@ def run_worker(
 
 class _Supervisor:
     def __init__(
-        self, config: Config, spec: str, companion: Companion | None, *, drain: bool, name: str
+        self, config: Config, spec: str, companion: Companion | None, errand: Errand, *, name: str
     ) -> None:
         self._config = config
         self._spec = spec
         self._companion = companion
-        self._drain = drain
+        self._errand = errand
+        self._until: float | None = None  # of the loop's clock: no claim after it
         self._name = name or socket.gethostname()
         self._dsn = database_url(config)
         self._watched: list[Path] = []
@@ -141,7 +143,7 @@ class _Supervisor:
                     self._spec,
                     self._name,
                     self._tally,
-                    drain=self._drain,
+                    errand=self._errand,
                 )
             if staff is None or self._orders.stage > Stage.RUN:
                 log.info("told to end before it had begun")
@@ -150,6 +152,8 @@ class _Supervisor:
             released = await self._work(staff)
             killed = staff.children.in_flight
             self._leave(staff)
+        if self._errand.once is not None:
+            self._errand.verdict = next(iter(+staff.completer.ended), None)
         self._sum_up(staff.completer, killed, staff.completer.ended["released"] - released - killed)
 
     async def _work(self, staff: Staff) -> int:
@@ -180,17 +184,30 @@ class _Supervisor:
         return released
 
     async def _claim_until_told(self, claimer: Claimer, claims: Link) -> None:
-        claiming = asyncio.create_task(claimer.run(drain=self._drain))
+        claiming = asyncio.create_task(claimer.run())
         told = asyncio.create_task(self._orders.changed.wait())
         try:
-            await asyncio.wait((claiming, told), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                (claiming, told), timeout=self._left(), return_when=asyncio.FIRST_COMPLETED
+            )
             if claiming.done():
-                await claiming  # a drain that is over, or what went wrong
+                await claiming  # an errand that is done, or what went wrong
+            elif not told.done():
+                log.info("%g s are over: no more jobs are claimed", self._errand.max_seconds)
         finally:
             claims.hurry()
             for task in (claiming, told):
                 task.cancel()
             await asyncio.gather(claiming, told, return_exceptions=True)
+
+    def _left(self) -> float | None:
+        """Return for how many seconds more jobs are claimed; None: for ever."""
+        if self._errand.max_seconds is None:
+            return None
+        now = asyncio.get_running_loop().time()
+        if self._until is None:
+            self._until = now + self._errand.max_seconds
+        return max(0.0, self._until - now)
 
     async def _end_warmly(self, staff: Staff) -> None:
         """Give back what has not begun; wait for what runs, for the grace or a second signal.

@@ -26,7 +26,7 @@ from pgtask.worker.runner import read_policy
 
 
 def of_report(job_id: int, epoch: int, outcome: Outcome) -> Ended:
-    """Return what the child said, in the words of pgtask.finish."""
+    """Return what the child said, in the words of pgtask._finish."""
     match outcome:
         case Succeeded(result=result):
             return Ended(job_id, epoch, "succeeded", result)

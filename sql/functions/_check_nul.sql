@@ -5,8 +5,8 @@ language plpgsql immutable security definer set search_path = pg_catalog, pgtask
 as $$
 begin
   -- After an even number of backslashes, which are characters themselves.
-  if p::text ~ '(^|[^\\])(\\\\)*\\u0000' then
-    raise exception 'a schedule cannot hold the character NUL (\u0000); take it out of its arguments'
+  if p::text ~ E'(^|[^\\\\])(\\\\\\\\)*\\\\u0000' then
+    raise exception 'a schedule cannot hold the character NUL (U+0000); take it out of its arguments'
       using errcode = 'TQ002';
   end if;
 end $$;

@@ -64,9 +64,9 @@ begin
     raise exception 'tags are strings of 1 to 128 characters' using errcode = 'TQ002';
   end if;
   if new.spec is null or json_typeof(new.spec) not in ('object', 'string') or octet_length(new.spec::text) > 65536
-     or new.spec::text ~ '^\s*(\{\s*\}|"\s*")\s*$'
+     or new.spec::text ~ E'^\\s*(\\{\\s*\\}|"\\s*")\\s*$'
      -- Escapes that no text can hold: beat could not even say what is wrong.
-     or new.spec::text ~* '\\u(0000|d[89a-f])' then
+     or new.spec::text ~* E'\\\\u(0000|d[89a-f])' then
     raise exception 'spec of schedule % says when, as {"cron": "*/5 * * * *"} or {"every": 300}, in at most 65536 bytes, got %',
       quote_literal(new.name), coalesce(left(new.spec::text, 200), 'NULL') using errcode = 'TQ002';
   end if;

@@ -1,12 +1,12 @@
 -- Insert jobs of one task with shared options, in the caller's transaction. One row per element of
--- p_args comes back, in that order. Everything that makes a job goes through here.
+-- p_args comes back, in that order. Python's calls and the ticks of schedules go through here.
 create or replace function pgtask._enqueue(
   p_task text, p_args json[], p_kwargs json[], p_queue text, p_priority integer,
   p_delay double precision, p_run_at timestamptz,
   p_keys text[], p_on_conflict text, p_serials text[],
   p_max_attempts integer, p_max_crashes integer,
   p_expires_in double precision, p_expires_at timestamptz,
-  p_keep text, p_policy json, p_headers json, p_tags text[]
+  p_keep text, p_policy json, p_headers json, p_tags text[], p_tenant text default null
 ) returns table (id bigint, created boolean)
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -18,6 +18,8 @@ declare
   v_expires  timestamptz := coalesce(p_expires_at, v_now + p_expires_in * interval '1 second');
   v_queue    text := coalesce(p_queue, 'default');
   v_now_due  boolean := v_run_at is null or v_run_at <= v_now;
+  -- Empty means none, also where the connection's setting names one.
+  v_tenant   text := nullif(coalesce(p_tenant, current_setting('pgtask.tenant', true)), '');
   v_template pgtask._job;
   v_ids      bigint[];
   v_created  boolean[];
@@ -32,6 +34,9 @@ begin
   if p_policy is not null then
     perform pgtask._check_policy(p_policy);
   end if;
+  if length(v_tenant) > 128 then
+    raise exception 'a tenant has at most 128 characters, got %', length(v_tenant) using errcode = 'TQ002';
+  end if;
   if not isfinite(v_run_at) or not isfinite(v_expires) then
     raise exception 'run_at and expires are instants or NULL, got infinity' using errcode = 'TQ002';
   end if;
@@ -45,10 +50,10 @@ begin
      and coalesce(pg_column_size(p_args[1]), 0) + coalesce(pg_column_size(p_kwargs[1]), 0) <= 2000 then
     v_id := nextval('pgtask.seq');
     insert into pgtask.ready (id, seq, created_at, priority, max_attempts, max_crashes, keep, task, queue,
-                              args, kwargs, serial, policy, headers, tags, expires_at)
+                              args, kwargs, serial, policy, headers, tags, tenant, expires_at)
     values (v_id, v_id, v_now, coalesce(p_priority, 0), coalesce(p_max_attempts, 3), nullif(p_max_crashes, 3),
             coalesce(left(p_keep, 1), 'a')::"char", p_task, v_queue, coalesce(p_args[1], '[]'), p_kwargs[1],
-            p_serials[1], p_policy, p_headers, p_tags, v_expires);
+            p_serials[1], p_policy, p_headers, p_tags, v_tenant, v_expires);
     return query select v_id, true;
   elsif p_keys is null then
     return query
@@ -63,20 +68,20 @@ begin
     ),
     first as (
       insert into pgtask.ready (id, seq, created_at, priority, max_attempts, max_crashes, keep, task, queue,
-                                args, kwargs, serial, policy, headers, tags, expires_at)
+                                args, kwargs, serial, policy, headers, tags, tenant, expires_at)
       select n.id, n.id, v_now, coalesce(p_priority, 0), coalesce(p_max_attempts, 3), nullif(p_max_crashes, 3),
              coalesce(left(p_keep, 1), 'a')::"char", p_task, v_queue,
              case when not n.large then n.args end, case when not n.large then n.kwargs end,
-             n.serial, p_policy, p_headers, p_tags, v_expires
+             n.serial, p_policy, p_headers, p_tags, v_tenant, v_expires
       from new n where v_now_due
     ),
     later as (
       insert into pgtask.waiting (id, run_at, created_at, priority, max_attempts, max_crashes, keep, task, queue,
-                                  args, kwargs, serial, policy, headers, tags, expires_at)
+                                  args, kwargs, serial, policy, headers, tags, tenant, expires_at)
       select n.id, v_run_at, v_now, coalesce(p_priority, 0), coalesce(p_max_attempts, 3), nullif(p_max_crashes, 3),
              coalesce(left(p_keep, 1), 'a')::"char", p_task, v_queue,
              case when not n.large then n.args end, case when not n.large then n.kwargs end,
-             n.serial, p_policy, p_headers, p_tags, v_expires
+             n.serial, p_policy, p_headers, p_tags, v_tenant, v_expires
       from new n where not v_now_due
     )
     select n.id, true from new n order by n.place;
@@ -105,6 +110,7 @@ begin
       v_template.policy := p_policy;
       v_template.headers := p_headers;
       v_template.tags := p_tags;
+      v_template.tenant := v_tenant;
       v_template.expires_at := v_expires;
       select e.id, e.created into v_id, v_made
       from pgtask._enqueue_keyed(v_template, v_run_at, coalesce(p_on_conflict, 'replace')) e;
@@ -120,5 +126,5 @@ begin
   end if;
 end $$;
 comment on function pgtask._enqueue(text, json[], json[], text, integer, double precision, timestamptz,
-  text[], text, text[], integer, integer, double precision, timestamptz, text, json, json, text[]) is
+  text[], text, text[], integer, integer, double precision, timestamptz, text, json, json, text[], text) is
   'Insert jobs of one task that share their options; the engine under every client.';

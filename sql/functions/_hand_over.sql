@@ -17,9 +17,9 @@ begin
   gone as (delete from pgtask.waiting w using next n where w.id = n.id returning w.*),
   first as (
     insert into pgtask.ready (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task, queue,
-                              args, kwargs, key, serial, policy, headers, tags, expires_at)
+                              args, kwargs, key, serial, policy, headers, tags, tenant, expires_at)
     select g.id, g.created_at, g.epoch, g.priority, g.attempt, g.max_attempts, g.crashes, g.max_crashes, g.keep, g.task, g.queue,
-           g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.expires_at
+           g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.tenant, g.expires_at
     from gone g
   )
   select array_agg(distinct g.queue) into v_queues from gone g;

@@ -13,9 +13,9 @@ begin
   ),
   kept as (
     insert into pgtask.done (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task, queue,
-                             args, kwargs, key, serial, policy, headers, tags, expires_at, state, reason, purge_at)
+                             args, kwargs, key, serial, policy, headers, tags, tenant, expires_at, state, reason, purge_at)
     select g.id, g.created_at, g.epoch, g.priority, g.attempt, g.max_attempts, g.crashes, g.max_crashes, g.keep, g.task, g.queue,
-           g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.expires_at, 'c', 'expired',
+           g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.tenant, g.expires_at, 'c', 'expired',
            clock_timestamp() + pgtask._seconds(g.policy ->> 'result_ttl') * interval '1 second'
     from gone g where g.keep <> 'n'
   )
@@ -43,9 +43,9 @@ begin
     returning r.*
   )
   insert into pgtask.waiting (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task, queue,
-                              args, kwargs, key, serial, policy, headers, tags, expires_at, park)
+                              args, kwargs, key, serial, policy, headers, tags, tenant, expires_at, park)
   select g.id, g.created_at, g.epoch, g.priority, g.attempt, g.max_attempts, g.crashes, g.max_crashes, g.keep, g.task, g.queue,
-         g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.expires_at, g.serial
+         g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.tenant, g.expires_at, g.serial
   from gone g;
   return v_slots > 0;
 end $$;

@@ -11,7 +11,11 @@ begin
   if p_run_at is null or p_run_at <= clock_timestamp() then
     insert into pgtask.ready select nextval('pgtask.seq'), (p_job).*;
   else
-    insert into pgtask.waiting select (p_job).*, p_run_at, null;
+    insert into pgtask.waiting (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task, queue,
+                                args, kwargs, key, serial, policy, headers, tags, tenant, expires_at, run_at)
+    select p_job.id, p_job.created_at, p_job.epoch, p_job.priority, p_job.attempt, p_job.max_attempts, p_job.crashes,
+           p_job.max_crashes, p_job.keep, p_job.task, p_job.queue, p_job.args, p_job.kwargs, p_job.key, p_job.serial,
+           p_job.policy, p_job.headers, p_job.tags, p_job.tenant, p_job.expires_at, p_run_at;
   end if;
 end $$;
 comment on function pgtask._place(pgtask._job, timestamptz) is

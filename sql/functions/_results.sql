@@ -17,6 +17,6 @@ as $$
     union all select d.id, case d.state when 's' then 'succeeded' when 'f' then 'failed' else 'cancelled' end, d.reason, d.attempt, d.result, d.error from pgtask.done d where d.id = any(p_ids)
   ) s
   left join lateral (select a.type, a.message, a.traceback from pgtask.attempt_error a
-                     where s.state = 'failed' and a.job = s.id order by a.epoch desc limit 1) e on true
+                     where s.state = 'failed' and s.reason <> 'discarded' and a.job = s.id order by a.epoch desc limit 1) e on true
 $$;
 comment on function pgtask._results(bigint[]) is 'State, result and last error of jobs; no row for an id that does not exist.';

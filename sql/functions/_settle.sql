@@ -44,11 +44,11 @@ begin
   ),
   over as (
     insert into pgtask.done (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task, queue,
-                             args, kwargs, key, serial, policy, headers, tags, expires_at, worker, claimed_at, purge_at,
+                             args, kwargs, key, serial, policy, headers, tags, tenant, expires_at, worker, claimed_at, purge_at,
                              state, reason, result, error)
     select j.id, j.created_at, j.epoch, j.priority, j.attempt, j.max_attempts,
            nullif(coalesce(j.crashes, 0) + (j.verdict in ('crashed', 'lost'))::int, 0), j.max_crashes, j.keep, j.task, j.queue,
-           j.args, j.kwargs, j.key, j.serial, j.policy, j.headers, j.tags, j.expires_at, j.worker, j.claimed_at,
+           j.args, j.kwargs, j.key, j.serial, j.policy, j.headers, j.tags, j.tenant, j.expires_at, j.worker, j.claimed_at,
            clock_timestamp() + pgtask._seconds(j.policy ->> 'result_ttl') * interval '1 second',
            left(j.fate, 1)::"char", j.why,
            case when j.fate = 'succeeded' and coalesce(length(j.result), 0) <= 2000 then j.result::json end,
@@ -64,18 +64,18 @@ begin
   ),
   again as (
     insert into pgtask.waiting (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task, queue,
-                                args, kwargs, key, serial, policy, headers, tags, expires_at, run_at)
+                                args, kwargs, key, serial, policy, headers, tags, tenant, expires_at, run_at)
     select j.id, j.created_at, j.epoch, j.priority, j.attempt - (j.verdict = 'snoozed')::int, j.max_attempts,
            nullif(coalesce(j.crashes, 0) + (j.verdict in ('crashed', 'lost'))::int, 0), j.max_crashes, j.keep, j.task, j.queue,
-           j.args, j.kwargs, j.key, j.serial, j.policy, j.headers, j.tags, j.expires_at,
+           j.args, j.kwargs, j.key, j.serial, j.policy, j.headers, j.tags, j.tenant, j.expires_at,
            clock_timestamp() + coalesce(j.delay, pgtask._backoff(j.policy, j.attempt)) * interval '1 second'
     from judged j where j.fate = 'waiting'
   ),
   back as (
     insert into pgtask.ready (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task, queue,
-                              args, kwargs, key, serial, policy, headers, tags, expires_at)
+                              args, kwargs, key, serial, policy, headers, tags, tenant, expires_at)
     select j.id, j.created_at, j.epoch, j.priority, j.attempt - 1, j.max_attempts, j.crashes, j.max_crashes, j.keep, j.task, j.queue,
-           j.args, j.kwargs, j.key, j.serial, j.policy, j.headers, j.tags, j.expires_at
+           j.args, j.kwargs, j.key, j.serial, j.policy, j.headers, j.tags, j.tenant, j.expires_at
     from judged j where j.fate = 'ready'
   ),
   errors as (

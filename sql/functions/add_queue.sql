@@ -12,3 +12,5 @@ begin
   return found;
 end $$;
 comment on function pgtask.add_queue(text) is 'Create a queue''s row; true when it was not there.';
+-- example:
+--   select pgtask.add_queue('mail');

@@ -6,7 +6,7 @@ as $$
 declare
   v_answer text;
 begin
-  select f.answer into v_answer from pgtask.finish(p_worker, array[p_id], array[p_epoch], array[p_result]) f;
+  select f.answer into v_answer from pgtask._finish(p_worker, array[p_id], array[p_epoch], array[p_result]) f;
   if v_answer is not null then
     raise exception 'attempt % of job % is no longer current (%)', p_epoch, p_id, v_answer using errcode = 'TQ004';
   end if;

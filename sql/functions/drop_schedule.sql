@@ -8,3 +8,5 @@ begin
   return found;
 end $$;
 comment on function pgtask.drop_schedule(text) is 'Remove a schedule and its ticks; true when it was there.';
+-- example:
+--   select pgtask.drop_schedule('nightly-report');

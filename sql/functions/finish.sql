@@ -1,112 +1,68 @@
--- Record how attempts ended. Each is guarded by (id, epoch, worker): a stale one matches no row.
--- Waits for nobody: a row that somebody else has locked is answered busy and sent again.
---
--- Verdicts: succeeded (result), failed (error), retried (error, delay), snoozed (delay),
--- released (given back, not counted), cancelled; and, decided here because no Python may be left to
--- decide: crashed, timeout, lost. NULL p_verdicts means all succeeded.
--- Comes back: one row per job of which nothing was recorded, answer busy or stale.
-create or replace function pgtask.finish(
-  p_worker uuid, p_ids bigint[], p_epochs integer[], p_results text[], p_verdicts text[] default null,
-  p_delays double precision[] default null, p_reasons text[] default null,
-  p_types text[] default null, p_messages text[] default null, p_tracebacks text[] default null
-) returns table (id bigint, answer text)
+-- Record how attempts of a consumer ended, many at once. Verdicts: succeeded (result), failed (error; no further
+-- try), retried (error, delay; failed when no attempt is left), snoozed (delay; not counted), released (given
+-- back, not counted), cancelled, and for who runs others' code: crashed, timeout.
+-- Comes back: one row per job of which nothing was recorded, answer stale, or busy: send that one again.
+create or replace function pgtask.finish(worker uuid, outcomes pgtask.outcome[]) returns table (id bigint, answer text)
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off set enable_nestloop = off set enable_mergejoin = off
-set enable_indexscan = on set jit = off
-set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
-  v_mine   tid[];
-  v_ids    bigint[];
-  v_said   bigint[];
-  v_keyed  boolean;
-  v_serial boolean;
-  v_beside boolean;
-  v_ended  bigint[];
-  v_keys   text[];
+  v_worker   uuid := finish.worker;
+  v_bad      text;
+  v_ids      bigint[];
+  v_epochs   integer[];
+  v_results  text[];
+  v_verdicts text[];
+  v_delays   double precision[];
+  v_messages text[];
+  v_tasks    text[];
+  v_missed   bigint[];
+  v_answers  text[];
 begin
-  if p_verdicts is not null and exists (
-    select from unnest(p_ids, p_verdicts) as o (id, verdict)
-    where coalesce(o.verdict, '') <> all ('{succeeded,failed,retried,snoozed,released,cancelled,crashed,timeout,lost}')
-  ) then
-    raise exception 'a verdict is succeeded, failed, retried, snoozed, released, cancelled, crashed, timeout or lost'
+  if v_worker is null then
+    raise exception 'worker is the one of the claim, got NULL' using errcode = 'TQ002';
+  end if;
+  if exists (select from unnest(outcomes) o where o.job is null or o.epoch is null) then
+    raise exception 'an outcome names a job and an epoch, got NULL' using errcode = 'TQ002';
+  end if;
+  select coalesce(quote_literal(left(o.verdict, 200)), 'NULL') into v_bad from unnest(outcomes) o
+  where coalesce(o.verdict, '') <> all ('{succeeded,failed,retried,snoozed,released,cancelled,crashed,timeout}') limit 1;
+  if found then
+    raise exception 'a verdict is succeeded, failed, retried, snoozed, released, cancelled, crashed or timeout, got %', v_bad
       using errcode = 'TQ002';
   end if;
-  if p_verdicts is null then
-    -- One pass. It waits where a row is locked, which only another finish of that row does, or a
-    -- rescue; the caller whose lock_timeout passed sends the batch again with its verdicts spelt out.
-    with gone as (
-      delete from pgtask.running r using unnest(p_ids, p_epochs, p_results) as o (id, epoch, result)
-      where r.id = any(p_ids) and r.id = o.id and r.epoch = o.epoch and r.worker = p_worker
-      returning r.*, o.result, coalesce(length(o.result), 0) > 2000 as large
-    ),
-    kept as (
-      insert into pgtask.done (id, created_at, epoch, priority, attempt, max_attempts, crashes, max_crashes, keep, task, queue,
-                               args, kwargs, key, serial, policy, headers, tags, expires_at, worker, claimed_at, purge_at, state, result)
-      select g.id, g.created_at, g.epoch, g.priority, g.attempt, g.max_attempts, g.crashes, g.max_crashes, g.keep, g.task, g.queue,
-             g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.expires_at, g.worker, g.claimed_at,
-             case when g.policy is not null
-                  then clock_timestamp() + pgtask._seconds(g.policy ->> 'result_ttl') * interval '1 second' end,
-             's', case when not g.large then g.result::json end
-      from gone g where g.keep = 'a'
-    ),
-    stored as (
-      insert into pgtask.payload (job, result) select g.id, g.result::json from gone g where g.keep = 'a' and g.large
-      on conflict (job) do update set result = excluded.result
-    )
-    select array_agg(g.id), bool_or(g.serial is not null), bool_or(g.args is null or g.key is not null or g.epoch > 1)
-    into v_ids, v_serial, v_beside from gone g;
-    v_ended := v_ids;
-  else
-    select array_agg(m.place), array_agg(m.id), bool_or(m.key is not null), bool_or(m.serial is not null)
-    into v_mine, v_ids, v_keyed, v_serial
-    from (select r.ctid as place, r.id, r.key, r.serial
-          from pgtask.running r join unnest(p_ids, p_epochs) as o (id, epoch) on r.id = o.id and r.epoch = o.epoch
-          where r.id = any(p_ids) and r.worker = p_worker order by r.id for update of r skip locked) m;
+  select o.job::text into v_bad from unnest(outcomes) o group by o.job, o.epoch having count(*) > 1 limit 1;
+  if found then
+    raise exception 'job % has two outcomes for one epoch', v_bad using errcode = 'TQ002';
   end if;
+  perform pgtask._check_result(o.job, o.result) from unnest(outcomes) o where o.result is not null;
 
-  if v_mine is not null then
-    -- An older attempt of a job may stand in the same batch; it must not speak for this one.
-    v_said := p_ids;
-    if (select count(*) > count(distinct o.id) from unnest(p_ids) as o (id)) then
-      v_said := array(select r.id from unnest(p_ids, p_epochs) with ordinality as o (id, epoch, place)
-                      left join pgtask.running r on r.id = o.id and r.epoch = o.epoch order by o.place);
-    end if;
-    if v_keyed then
-      v_mine := pgtask._keep_keys(v_mine, v_said, p_verdicts);
-    end if;
-    select e.ended, e.ids into v_ended, v_ids
-    from pgtask._settle(v_mine, v_said, p_results, p_verdicts, p_delays, p_reasons, p_types, p_messages, p_tracebacks) e;
-    v_beside := true;
-  end if;
+  select coalesce(array_agg(o.job), '{}'), array_agg(o.epoch), array_agg(o.result::text),
+         array_agg(case when o.verdict = 'retried' and r.attempt >= r.max_attempts then 'failed' else o.verdict end),
+         array_agg(pgtask._wait_for('delay', o.delay)), array_agg(left(o.error, 16384)), array_agg(r.task)
+  into v_ids, v_epochs, v_results, v_verdicts, v_delays, v_messages, v_tasks
+  from unnest(outcomes) o
+  left join pgtask.running r on r.id = o.job and r.epoch = o.epoch and r.worker = v_worker;
 
-  if v_serial then
-    with freed as (delete from pgtask.slot s where s.job = any(v_ids) returning s.key)
-    select array_agg(f.key) into v_keys from freed f;
-    if v_keys is not null then
-      perform pgtask._hand_over(v_keys);
-    end if;
+  select coalesce(array_agg(f.id), '{}'), coalesce(array_agg(f.answer), '{}') into v_missed, v_answers
+  from pgtask._finish(v_worker, v_ids, v_epochs, v_results, v_verdicts, v_delays, null, null, v_messages) f;
+  perform pgtask._count(array_agg(coalesce(u.task, '-')),
+                        array_agg(case when u.task is null or m.answer is not null then 'stale'
+                                       when u.verdict = 'timeout' then 'timed out' else u.verdict end),
+                        array_agg(1::bigint))
+  from unnest(v_ids, v_tasks, v_verdicts) as u (id, task, verdict)
+  left join unnest(v_missed, v_answers) as m (id, answer) on m.id = u.id
+  where m.answer is distinct from 'busy';
+  if exists (select from pgtask.worker w
+             where w.id = v_worker and w.alive and w.last_beat_at < clock_timestamp() - w.lease / 4) then
+    perform pgtask._sign(v_worker);
   end if;
-  if v_ended is not null then
-    if v_beside then
-      perform pgtask._forget(v_ended);
-    else
-      delete from pgtask.cancel_request c where c.job in (
-        select q.job from pgtask.cancel_request q where q.job = any(v_ended) for update skip locked);
-      perform pgtask._announce(v_ended);
-    end if;
-  end if;
-
-  if coalesce(cardinality(v_ids), 0) < cardinality(p_ids) then
-    return query
-    select o.id, min(case when exists (select from pgtask.running r
-                                       where r.id = o.id and r.epoch = o.epoch and r.worker = p_worker)
-                          then 'busy' else 'stale' end)
-    from unnest(p_ids, p_epochs) as o (id, epoch)
-    where o.id <> all(coalesce(v_ids, '{}'))
-    group by o.id;
-  end if;
+  return query select m.id, m.answer from unnest(v_missed, v_answers) as m (id, answer);
 end $$;
-comment on function pgtask.finish(uuid, bigint[], integer[], text[], text[], double precision[], text[], text[], text[], text[]) is
-  'Record how attempts of one worker ended; answers only those that were not recorded (busy, stale).';
+comment on function pgtask.finish(uuid, pgtask.outcome[]) is
+  'Record how attempts of a consumer ended; answers only those that were not recorded (busy, stale).';
+-- example:
+--   select f.id, f.answer
+--   from (select array_agg((id, epoch, 'succeeded', '{"ok": true}', null, null)::pgtask.outcome) as outcomes
+--         from pgtask.claim('6f1c6b0e-6a53-4f0e-9a3c-2f6f3a0f7d11', 100)) as done,
+--        pgtask.finish('6f1c6b0e-6a53-4f0e-9a3c-2f6f3a0f7d11', outcomes) as f;

@@ -37,3 +37,6 @@ begin
 end $$;
 comment on function pgtask.fire_schedule(text) is
   'Enqueue the job of a schedule now, beside its ticks; returns the job''s id, NULL when there is no such schedule.';
+-- example:
+--   select pgtask.put_schedule('nightly-report', 'shop.report', '{"cron": "30 2 * * *"}');
+--   select pgtask.fire_schedule('nightly-report');

@@ -1,19 +1,16 @@
--- The worker is alive: renew its lease. Comes back: cancel requests for its running jobs. Raises
--- TQ001 when it was declared dead meanwhile; it must then kill its children and register anew.
--- The sums of what ended since the last beat ride along: the one counter that outlives `keep`.
-create or replace function pgtask.heartbeat(
-  p_worker uuid, p_tasks text[] default '{}', p_outcomes text[] default '{}', p_counts bigint[] default '{}'
-) returns table (job bigint, terminate boolean)
+-- A consumer is alive: its lease begins anew. To be called three times a lease, in a transaction of its own,
+-- where a job takes longer. Comes back: those of its jobs that somebody wants cancelled; end them with verdict
+-- cancelled, at once where terminate is set. Raises TQ001 when the consumer was declared dead: drop its work.
+create or replace function pgtask.heartbeat(worker uuid) returns table (job bigint, terminate boolean)
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
 as $$
+#variable_conflict use_column
 begin
-  perform set_config('synchronous_commit', 'off', true);
-  update pgtask.worker w set beat = w.beat + 1, last_beat_at = clock_timestamp() where w.id = p_worker and w.alive;
-  if not found then
-    raise exception 'worker % is not alive', p_worker using errcode = 'TQ001';
-  end if;
-  perform pgtask._count(p_tasks, p_outcomes, p_counts);
-  return query select c.job, c.terminate from pgtask.cancel_request c where c.worker = p_worker;
+  perform pgtask._sign(heartbeat.worker);
+  return query select c.job, c.terminate from pgtask.cancel_request c where c.worker = heartbeat.worker order by c.job;
 end $$;
-comment on function pgtask.heartbeat(uuid, text[], text[], bigint[]) is
-  'Renew a worker''s lease; answers the cancel requests for its running jobs.';
+comment on function pgtask.heartbeat(uuid) is
+  'Renew the lease of a consumer; answers the cancel requests for its running jobs.';
+-- example:
+--   select id, epoch from pgtask.claim('6f1c6b0e-6a53-4f0e-9a3c-2f6f3a0f7d11', 10);
+--   select job, terminate from pgtask.heartbeat('6f1c6b0e-6a53-4f0e-9a3c-2f6f3a0f7d11');

@@ -11,3 +11,6 @@ begin
   return found;
 end $$;
 comment on function pgtask.pause_queue(text, text) is 'Stop claims from a queue; true when it was not paused before.';
+-- example:
+--   select pgtask.pause_queue('mail', 'the provider is down');
+--   select queue, paused_by, paused_reason from pgtask.queues where paused;

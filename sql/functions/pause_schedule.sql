@@ -11,3 +11,5 @@ begin
 end $$;
 comment on function pgtask.pause_schedule(text, text) is
   'Stop a schedule from firing; true when it is there and was not paused before.';
+-- example:
+--   select pgtask.pause_schedule('nightly-report', 'the printer is out of paper');

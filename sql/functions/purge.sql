@@ -1,31 +1,40 @@
--- Remove finished jobs and ticks older than p_finished seconds, one page of each at a time; call until 0.
--- Whole days of jobs go by dropping their partition, the rest by bounded deletes.
+-- Remove finished jobs and ticks older than so many seconds, one page of each at a time; call until 0.
+-- Whole days of jobs go by dropping their partition, the rest by bounded deletes. Of jobs told by their ids
+-- (a page of them at a time, too) nothing else is removed, and any age is old enough unless one is given.
 create or replace function pgtask.purge(
-  p_finished double precision default 604800, p_page integer default 5000, p_at timestamptz default null
+  finished double precision default null, page integer default null, at timestamptz default null,
+  ids bigint[] default null
 ) returns bigint
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
 as $$
+#variable_conflict use_column
 declare
-  v_at   timestamptz := coalesce(p_at, clock_timestamp());
-  v_old  timestamptz := v_at - p_finished * interval '1 second';
+  v_age  double precision := coalesce(purge.finished, case when purge.ids is null then 604800 else 0 end);
+  v_page integer := coalesce(purge.page, 5000);
+  v_at   timestamptz := coalesce(purge.at, clock_timestamp());
+  v_old  timestamptz;
   v_ids  bigint[];
   v_rows bigint := 0;
   v_more bigint;
 begin
-  if p_finished is null or p_finished < 0 or p_page is null or p_page < 1 then
-    raise exception 'purge takes an age of at least 0 seconds and a page of at least 1, got % and %', p_finished, p_page
+  if v_age < 0 or v_age = 'NaN' or v_page < 1 then
+    raise exception 'purge takes an age of at least 0 seconds and a page of at least 1, got % and %', v_age, v_page
       using errcode = 'TQ002';
+  end if;
+  v_old := v_at - least(v_age, 3155760000) * interval '1 second';
+  if purge.ids is not null then
+    return (select count(*) from pgtask._purge_jobs(purge.ids, v_old, v_page));
   end if;
   -- Apart, so that a page of the second kind is looked for in old partitions only.
   with told as materialized (
     select d.tableoid, d.ctid, d.id from pgtask.done d where d.purge_at <= v_at
-    limit p_page for update skip locked
+    limit v_page for update skip locked
   ),
   aged as materialized (
     select d.tableoid, d.ctid, d.id from pgtask.done d where d.finished_at <= v_old and d.purge_at is null
-    limit p_page for update skip locked
+    limit v_page for update skip locked
   ),
-  page as materialized (select * from (table told union all table aged) p limit p_page),
+  page as materialized (select * from (table told union all table aged) p limit v_page),
   -- Keys whose owner ended while a producer held their row; a job whose key is held now is left.
   held as materialized (
     select k.key, k.job from pgtask.job_key k where k.job in (select p.id from page p) for update skip locked
@@ -62,12 +71,15 @@ begin
     cross join lateral (select k.tick_at from pgtask.tick k where k.schedule = s.id and first.tick_at <= v_old
                         order by k.tick_at desc offset 19 limit 1) kept
     cross join lateral (select k.ctid from pgtask.tick k where k.schedule = s.id and k.tick_at < kept.tick_at and k.tick_at <= v_old
-                        order by k.tick_at limit p_page for update skip locked) t
-    limit p_page
+                        order by k.tick_at limit v_page for update skip locked) t
+    limit v_page
   )
   delete from pgtask.tick t using old o where t.ctid = o.ctid;
   get diagnostics v_more = row_count;
   return v_rows + v_more;
 end $$;
-comment on function pgtask.purge(double precision, integer, timestamptz) is
-  'Remove one page of finished jobs, and one of ticks, older than the age in seconds; returns how many. Call until 0.';
+comment on function pgtask.purge(double precision, integer, timestamptz, bigint[]) is
+  'Remove one page of finished jobs, and one of ticks, older than the age in seconds, or of the jobs with these ids; returns how many. Call until 0.';
+-- example:
+--   select pgtask.purge(86400);
+--   select pgtask.purge(ids => array(select pgtask.find_jobs(task => 'mail.*', state => 'cancelled')));

@@ -24,3 +24,7 @@ end $$;
 comment on function pgtask.put_schedule(text, text, json, json, json, text, integer, integer, text, text, text, interval, json,
   interval, text, text[], json, text, text, interval, boolean) is
   'Insert the schedule of this name, or define it anew, and return its id.';
+-- example:
+--   select pgtask.put_schedule(
+--     'nightly-report', 'shop.report', '{"cron": "30 2 * * 1-5", "tz": "Europe/Berlin"}',
+--     kwargs => '{"kind": "daily"}', catchup => 'last', grace => interval '1 hour');

@@ -1,5 +1,6 @@
 -- Take the jobs of dead workers back. p_silent: workers whose beat, p_beats, has not moved for a
--- lease; compare-and-swap on that beat, so that one that came back is spared. Harmless if two do it.
+-- lease; compare-and-swap on that beat, so that one that came back is spared. Consumers, whom nobody
+-- observes, are judged here, by the clock that stamped their last sign. Harmless if two do it.
 create or replace function pgtask.rescue(p_silent uuid[] default '{}', p_beats bigint[] default '{}')
 returns table (worker uuid, jobs bigint)
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
@@ -17,6 +18,9 @@ begin
   update pgtask.worker w set alive = false, died_at = clock_timestamp()
   where w.id in (select l.id from pgtask.worker l join unnest(p_silent, p_beats) as s (id, beat) on s.id = l.id and s.beat = l.beat
                  where l.alive order by l.id for update of l skip locked);
+  update pgtask.worker w set alive = false, died_at = clock_timestamp()
+  where w.id in (select l.id from pgtask.worker l where l.alive and l.last_beat_at < clock_timestamp() - l.lease
+                 order by l.id for update skip locked);
 
   -- Also those already known dead, because a claim of theirs may have committed late, and rows whose
   -- worker has no row at all.
@@ -34,7 +38,7 @@ begin
             order by r.id limit 500 for update skip locked) p;
       exit when v_ids is null;
       v_last := v_ids[cardinality(v_ids)];
-      v_busy := array(select f.id from pgtask.finish(
+      v_busy := array(select f.id from pgtask._finish(
         v_worker, v_ids, v_epochs, array_fill(null::text, array[cardinality(v_ids)]),
         array_fill('lost'::text, array[cardinality(v_ids)]), null, null,
         array_fill('WorkerLost'::text, array[cardinality(v_ids)]),

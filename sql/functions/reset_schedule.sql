@@ -16,3 +16,6 @@ begin
 end $$;
 comment on function pgtask.reset_schedule(text) is
   'Define a schedule again as the code declares it; false when it is not from code.';
+-- example:
+--   -- One that the code declares, and that was edited by hand since.
+--   select pgtask.reset_schedule('nightly-report');

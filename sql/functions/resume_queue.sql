@@ -13,3 +13,6 @@ begin
   return true;
 end $$;
 comment on function pgtask.resume_queue(text) is 'Resume a paused queue; true when it was paused.';
+-- example:
+--   select pgtask.pause_queue('mail');
+--   select pgtask.resume_queue('mail');

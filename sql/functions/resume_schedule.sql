@@ -8,3 +8,5 @@ begin
   return found;
 end $$;
 comment on function pgtask.resume_schedule(text) is 'Resume a paused schedule; true when it was paused.';
+-- example:
+--   select pgtask.resume_schedule('nightly-report');

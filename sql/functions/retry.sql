@@ -1,10 +1,10 @@
 -- Run finished jobs again, by a person's wish: attempts start anew, the epoch goes on.
-create or replace function pgtask.retry(p_ids bigint[]) returns table (id bigint, outcome text)
+create or replace function pgtask.retry(ids bigint[]) returns table (id bigint, outcome text)
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp set enable_seqscan = off set jit = off
 as $$
 #variable_conflict use_column
 declare
-  v_ids   bigint[] := array(select distinct i.id from unnest(p_ids) as i (id) where i.id is not null order by i.id);
+  v_ids   bigint[] := array(select distinct i.id from unnest(retry.ids) as i (id) where i.id is not null order by i.id);
   v_can   bigint[];
   v_queue text;
   v_key   text;
@@ -35,9 +35,9 @@ begin
   ),
   first as (
     insert into pgtask.ready (id, created_at, epoch, priority, max_attempts, max_crashes, keep, task, queue,
-                              args, kwargs, key, serial, policy, headers, tags)
+                              args, kwargs, key, serial, policy, headers, tags, tenant)
     select g.id, g.created_at, g.epoch, g.priority, g.max_attempts, g.max_crashes, g.keep, g.task, g.queue,
-           g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags
+           g.args, g.kwargs, g.key, g.serial, g.policy, g.headers, g.tags, g.tenant
     from gone g
   ),
   cleared as (
@@ -60,3 +60,6 @@ begin
 end $$;
 comment on function pgtask.retry(bigint[]) is
   'Make finished jobs ready again; per id: retried, unfinished, missing, or refused when a newer job has its key.';
+-- example:
+--   select * from pgtask.retry(array[7]);
+--   select * from pgtask.retry(array(select pgtask.find_jobs(task => 'mail.*', state => 'failed')));

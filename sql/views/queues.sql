@@ -13,6 +13,8 @@ with depth as (
 )
 select coalesce(d.queue, q.name) as queue, coalesce(q.paused, false) as paused, q.paused_reason, q.paused_by, q.paused_at,
        coalesce(d.blocked, 0) as blocked, coalesce(d.scheduled, 0) as scheduled,
-       coalesce(d.ready, 0) as ready, coalesce(d.running, 0) as running, clock_timestamp() - d.oldest as oldest_ready
+       coalesce(d.ready, 0) as ready, coalesce(d.running, 0) as running, clock_timestamp() - d.oldest as oldest_ready,
+       coalesce(q.events, false) as events
 from depth d full join pgtask.queue q on q.name = d.queue;
-comment on view pgtask.queues is 'Unfinished jobs by queue and state, the age of the oldest ready one, and who paused the queue and why.';
+comment on view pgtask.queues is
+  'Unfinished jobs by queue and state, the age of the oldest ready one, who paused the queue and why, and its events.';

@@ -129,20 +129,20 @@ class World:
     def claim(self, worker: str, count: int = 1, queue: str = "default") -> list[tuple[int, int]]:
         """Claim jobs of task mail.send: (id, epoch) of each."""
         return self.connection.execute(
-            "select id, epoch from pgtask.claim(%s, %s, %s, array['mail.send'])",
+            "select id, epoch from pgtask._claim(%s, %s, %s, array['mail.send'])",
             [worker, count, [queue]],
         ).fetchall()
 
     def finish(self, worker: str, job: tuple[int, int], result: str = "42") -> None:
         """End an attempt well."""
         self.connection.execute(
-            "select pgtask.finish(%s, %s, %s, %s)", [worker, [job[0]], [job[1]], [result]]
+            "select pgtask._finish(%s, %s, %s, %s)", [worker, [job[0]], [job[1]], [result]]
         )
 
     def fail(self, worker: str, job: tuple[int, int], *, verdict: str = "failed") -> None:
         """End an attempt badly: failed for good, or retried."""
         self.connection.execute(
-            "select pgtask.finish(%s, %s, %s, array[null::text], array[%s], array[60::float8],"
+            "select pgtask._finish(%s, %s, %s, array[null::text], array[%s], array[60::float8],"
             " array['error'], array['ValueError'], array['no such box'],"
             " array['Traceback: line 1'])",
             [worker, [job[0]], [job[1]], verdict],

@@ -464,7 +464,7 @@ def test_cancel_terminate_is_asked_of_the_worker(call: Call, world: World, worke
     world.claim(worker)
 
     assert call("cancel", job, "--terminate").code == 0
-    assert world.one("select terminate from pgtask.heartbeat(%s)", worker) is True
+    assert world.one("select terminate from pgtask._heartbeat(%s)", worker) is True
 
 
 def test_a_dry_run_only_counts(call: Call, world: World) -> None:

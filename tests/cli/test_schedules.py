@@ -330,7 +330,7 @@ def test_next_marks_ticks_by_which_the_job_before_will_not_have_ended(
     job = world.one("select pgtask.fire_schedule('hourly')")
     worker = world.worker(tasks=("t",))
     world.connection.execute(
-        "select pgtask.finish(%s, array_agg(id), array_agg(epoch), array['1'])"
+        "select pgtask._finish(%s, array_agg(id), array_agg(epoch), array['1'])"
         " from pgtask.claim(%s, 1, array['default'], array['t'])",
         [worker, worker],
     )

@@ -76,3 +76,40 @@ def test_a_worker_without_a_schema_is_exit_5(spawn: Call, bare: Path, fresh_data
 
     assert answer.code == 5, answer
     assert "→ run: pgtask migrate" in answer.err
+
+
+def test_errands_that_contradict_each_other_are_refused(
+    spawn: Call, world: World, bare: Path
+) -> None:
+    (bare / "app.py").write_text(APP)
+
+    for words in (
+        ("--once", 1, "--drain"),
+        ("--once", 1, "--max-jobs", 2),
+        ("--once", 1, "--max-seconds", "2s"),
+        ("--once", 1, "--beat"),
+        ("--drain", "--beat"),
+        ("--max-jobs", 1, "--beat"),
+        ("--max-jobs", 0),
+        ("--max-seconds", "soon"),
+        ("--once", "first"),
+        ("--drain", "--tasks", "mail.*"),
+    ):
+        answer = spawn("worker", *words)
+        assert answer.code == 2, (words, answer)
+    assert "--tasks 'mail.*': no registered task fits" in answer.err
+
+
+def test_one_job_that_is_not_there_is_exit_6(spawn: Call, world: World, bare: Path) -> None:
+    (bare / "app.py").write_text(APP)
+
+    answer = spawn("worker", "--once", 42)
+    assert (answer.code, "there is no job 42" in answer.err) == (6, True)
+
+
+def test_a_job_that_keeps_nothing_is_run_once_too(spawn: Call, world: World, bare: Path) -> None:
+    (bare / "app.py").write_text(APP)
+    job = world.job(task="shop.place", args="[]", keep="none")
+
+    answer = spawn("worker", "--once", job)
+    assert (answer.code, f"job {job} succeeded" in answer.err) == (0, True), answer

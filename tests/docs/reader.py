@@ -18,7 +18,7 @@ from typing import Any
 
 import psycopg
 
-from pgtask import config
+from pgtask import config, embedded_place
 from tests.conditions import eventually
 from tests.docs.pages import Block
 
@@ -197,7 +197,9 @@ def first_missing(expected: Sequence[str], printed: Sequence[str]) -> str | None
 
 def _environment(directory: Path, url: str | None) -> dict[str, str]:
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
+    # psql of the server under test, where the machine has none of its own.
+    psql = embedded_place.find_binaries(os.environ).bindir
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}:{psql}"
     environment |= {
         "HOME": str(directory),
         "TERM": "dumb",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
+import sys
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +25,8 @@ REFERENCE = ROOT / "docs" / "reference"
 
 @pytest.fixture(scope="module")
 def build() -> ModuleType:
-    """docs/build.py, which is a script and in no package."""
+    """docs/build.py, which is a script and in no package, as is what it imports."""
+    sys.path.insert(0, str(ROOT / "docs"))
     spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
     assert spec is not None
     assert spec.loader is not None
@@ -57,11 +59,13 @@ def _rows(text: str) -> list[list[str]]:
 def test_generated_pages_are_up_to_date(
     build: ModuleType, connection: psycopg.Connection[Any]
 ) -> None:
+    texts = build.generated(connection)
     stale = [
         str(path.relative_to(ROOT))
-        for path, text in build.generated(connection).items()
-        if text != path.read_text("utf-8")
+        for path, text in texts.items()
+        if not path.exists() or text != path.read_text("utf-8")
     ]
+    stale += [str(path.relative_to(ROOT)) for path in build.orphans(texts)]
 
     assert stale == [], "write them anew: ./dev docs"
 

@@ -42,12 +42,12 @@ class Database:
         return int(self.ask(f"select pgtask.enqueue('t'{words})", *options.values())[0][0])
 
     def claim(self) -> int | None:
-        rows = self.ask("select id from pgtask.claim(%s, 1, '{default}', '{t}')", self.worker)
+        rows = self.ask("select id from pgtask._claim(%s, 1, '{default}', '{t}')", self.worker)
         return int(rows[0][0]) if rows else None
 
     def finish(self, job: int, verdict: str) -> None:
         answers = self.ask(
-            "select * from pgtask.finish(%s, array[%s::bigint],"
+            "select * from pgtask._finish(%s, array[%s::bigint],"
             " array(select epoch from pgtask.jobs where id = %s), array[null::text], array[%s])",
             self.worker,
             job,
@@ -133,7 +133,8 @@ def _claim_the_busy(job: int, db: Database) -> int:
 
 
 def _claim_the_expired(job: int, db: Database) -> int:
-    late = db.enqueue(expires="-1 second")
+    late = db.enqueue(expires="1 hour")
+    db.ask("update pgtask.ready set expires_at = now() where id = %s", late)
     db.ask("select pgtask.cancel(array[%s::bigint])", job)
     assert db.claim() is None
     return late
@@ -170,6 +171,17 @@ def _cancel(job: int, db: Database) -> None:
     db.ask("select pgtask.cancel(array[%s::bigint])", job)
 
 
+def _reschedule(at: str) -> Callable[[int, Database], None]:
+    def act(job: int, db: Database) -> None:
+        db.ask("select pgtask.reschedule(array[%s::bigint], now() + %s::interval)", job, at)
+
+    return act
+
+
+def _discard(job: int, db: Database) -> None:
+    db.ask("select pgtask.discard(array[%s::bigint])", job)
+
+
 def _retry(job: int, db: Database) -> None:
     db.ask("select pgtask.retry(array[%s::bigint])", job)
 
@@ -201,6 +213,12 @@ MOVES: dict[Move, Callable[[int, Database], int | None]] = {
     ("cancel", "blocked", "cancelled"): _cancel,
     ("cancel", "ready", "cancelled"): _cancel,
     ("cancel", "running", "running"): _cancel,
+    ("reschedule", "ready", "scheduled"): _reschedule("1 hour"),
+    ("reschedule", "scheduled", "ready"): _reschedule("0"),
+    ("reschedule", "blocked", "scheduled"): _reschedule("1 hour"),
+    ("discard", "scheduled", "failed"): _discard,
+    ("discard", "blocked", "failed"): _discard,
+    ("discard", "ready", "failed"): _discard,
     ("retry", "failed", "ready"): _retry,
     ("retry", "succeeded", "ready"): _retry,
     ("retry", "cancelled", "ready"): _retry,

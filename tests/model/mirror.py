@@ -73,7 +73,7 @@ class Mirror(Image):
         with self._engine.connection.transaction():
             self._engine.all("select set_config('synchronous_commit', 'on', true)")
             rows = self._engine.all(
-                "select id, epoch, attempt from pgtask.claim(%s, 10, %s::text[], '{t}',"
+                "select id, epoch, attempt from pgtask._claim(%s, 10, %s::text[], '{t}',"
                 " %s::float8, %s::int[], %s::int[], %s::bigint[])",
                 self._workers[step.life], queues, idle_for, *ranges,
             )  # fmt: skip
@@ -130,7 +130,7 @@ class Mirror(Image):
         assert answers == {self._ids[job]: "stale" for job in stale}
 
     def _beat(self, step: Step, before: State) -> None:
-        beat: LiteralString = "select job from pgtask.heartbeat(%s)"
+        beat: LiteralString = "select job from pgtask._heartbeat(%s)"
         worker = self._workers[step.life]
         try:
             wishes = self._tables(before).heartbeat(step.life)

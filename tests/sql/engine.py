@@ -18,7 +18,7 @@ ENQUEUE: LiteralString = (
     " %(policy)s::json, %(headers)s::json, %(tags)s::text[])"
 )
 FINISH: LiteralString = (
-    "select * from pgtask.finish(%(worker)s::uuid, %(ids)s::bigint[], %(epochs)s::int[],"
+    "select * from pgtask._finish(%(worker)s::uuid, %(ids)s::bigint[], %(epochs)s::int[],"
     " %(results)s::text[], %(verdicts)s::text[], %(delays)s::float8[], %(reasons)s::text[],"
     " %(types)s::text[], %(messages)s::text[], %(tracebacks)s::text[])"
 )
@@ -113,7 +113,7 @@ class Engine:
         tasks: Sequence[str] = ("t",),
     ) -> list[Any]:
         return self.all(
-            "select * from pgtask.claim(%s, %s::int, %s::text[], %s::text[])",
+            "select * from pgtask._claim(%s, %s::int, %s::text[], %s::text[])",
             worker, n, list(queues), list(tasks),
         )  # fmt: skip
 

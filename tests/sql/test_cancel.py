@@ -34,15 +34,15 @@ def test_a_running_job_is_asked_to_stop_and_its_worker_told(engine: Engine) -> N
 
     assert engine.where(job.id) == ["running"]
     assert [n.payload for n in engine.connection.notifies(timeout=0)] == [str(worker)]
-    assert engine.all("select * from pgtask.heartbeat(%s)", worker) == [(job.id, False)]
-    assert engine.all("select * from pgtask.heartbeat(%s)", other) == []
+    assert engine.all("select * from pgtask._heartbeat(%s)", worker) == [(job.id, False)]
+    assert engine.all("select * from pgtask._heartbeat(%s)", other) == []
 
 
 def test_asking_again_can_harden_but_not_soften_the_request(engine: Engine) -> None:
     worker, job = engine.running()
     for terminate, expected in ((False, False), (True, True), (False, True), (None, True)):
         assert engine.cancel(job.id, terminate=terminate) == {job.id: "cancelling"}
-        assert engine.all("select * from pgtask.heartbeat(%s)", worker) == [(job.id, expected)]
+        assert engine.all("select * from pgtask._heartbeat(%s)", worker) == [(job.id, expected)]
 
 
 def test_many_at_once_answer_each_for_itself(engine: Engine) -> None:

@@ -205,7 +205,7 @@ def test_nothing_to_finish_is_nothing(engine: Engine) -> None:
     worker = engine.worker()
 
     assert engine.finish(worker, []) == {}
-    assert engine.all("select * from pgtask.finish(%s, null, null, null)", worker) == []
+    assert engine.all("select * from pgtask._finish(%s, null, null, null)", worker) == []
 
 
 def test_a_result_that_is_no_json_is_an_error_and_changes_nothing(engine: Engine) -> None:

@@ -18,7 +18,7 @@ def test_a_worker_registers_beats_and_leaves(engine: Engine) -> None:
     assert (row.queues, row.tasks, row.alive, row.died_at) == (["a", "b"], ["t"], True, None)
 
     for beat in (1, 2):
-        assert engine.all("select * from pgtask.heartbeat(%s)", worker) == []
+        assert engine.all("select * from pgtask._heartbeat(%s)", worker) == []
         assert engine.all("select * from pgtask.beats()") == [(worker, beat)]
     assert engine.value("select last_beat_at > started_at from pgtask.workers")
 
@@ -49,7 +49,7 @@ def test_a_worker_that_left_or_never_came_cannot_beat(engine: Engine) -> None:
 
     for worker in (left, uuid4(), None):
         with pytest.raises(psycopg.Error, match="not alive") as refused:
-            engine.all("select * from pgtask.heartbeat(%s)", worker)
+            engine.all("select * from pgtask._heartbeat(%s)", worker)
         assert refused.value.sqlstate == "TQ001"
     engine.all("select pgtask.deregister(%s)", left)
     assert engine.value("select died_at from pgtask.workers") == died_at
@@ -77,7 +77,7 @@ def test_the_tally_adds_up_what_beats_bring(engine: Engine) -> None:
     worker = engine.worker()
     for _ in range(2):
         engine.all(
-            "select * from pgtask.heartbeat(%s, '{a,b,a,a}',"
+            "select * from pgtask._heartbeat(%s, '{a,b,a,a}',"
             " '{succeeded,succeeded,failed,failed}', '{5,1,2,1}')",
             worker,
         )
@@ -89,7 +89,7 @@ def test_the_tally_adds_up_what_beats_bring(engine: Engine) -> None:
 
 def test_a_beat_of_the_dead_counts_nothing(engine: Engine) -> None:
     with pytest.raises(psycopg.Error):
-        engine.all("select * from pgtask.heartbeat(%s, '{a}', '{failed}', '{1}')", uuid4())
+        engine.all("select * from pgtask._heartbeat(%s, '{a}', '{failed}', '{1}')", uuid4())
     assert engine.count("tally") == 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tests.sql.engine import Engine
 
 OURS = "pgtask"
@@ -38,22 +40,42 @@ def test_no_function_stands_twice_under_one_name(engine: Engine) -> None:
     assert twice == []
 
 
-def test_only_maintain_builds_statements_from_text(engine: Engine) -> None:
+def test_only_what_changes_tables_builds_statements_from_text(engine: Engine) -> None:
     dynamic = engine.values(
         "select proname::text from pg_proc where pronamespace = %s::regnamespace"
-        " and prosrc ~* '\\mexecute\\M'", OURS,
+        " and prosrc ~* '\\mexecute\\M' order by 1", OURS,
     )  # fmt: skip
-    assert dynamic == ["maintain"]
+    assert dynamic == ["maintain", "set_queue_events"]
 
 
-def test_everybody_may_see_which_migrations_ran_and_nothing_else(engine: Engine) -> None:
+def test_a_backslash_stands_in_escape_strings_only(engine: Engine) -> None:
+    """In a plain one it means what the caller's standard_conforming_strings says."""
+    misread = [
+        function.name
+        for function in engine.all(
+            "select proname::text as name, prosrc from pg_proc"
+            " where pronamespace = %s::regnamespace", OURS,
+        )
+        for literal in re.findall(
+            r"--[^\n]*|[Ee]'(?:[^'\\]|\\.|'')*'|('(?:[^']|'')*')", function.prosrc
+        )
+        if "\\" in literal
+    ]  # fmt: skip
+    assert misread == []
+
+
+def test_public_has_nothing_neither_functions_nor_tables_nor_the_schema(engine: Engine) -> None:
     granted = engine.all(
         "select c.relname::text as name, a.privilege_type from pg_class c, aclexplode(c.relacl) a"
         " where c.relnamespace = %s::regnamespace and a.grantee = 0 union all"
         " select n.nspname::text, a.privilege_type from pg_namespace n, aclexplode(n.nspacl) a"
-        " where n.nspname = %s and a.grantee = 0 order by name", OURS, OURS,
+        " where n.nspname = %s and a.grantee = 0 union all"
+        " select p.proname::text, a.privilege_type from pg_proc p,"
+        " aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a"
+        " where p.pronamespace = %s::regnamespace and a.grantee = 0 order by name",
+        OURS, OURS, OURS,
     )  # fmt: skip
-    assert granted == [("migration", "SELECT"), ("repeatable", "SELECT")]
+    assert granted == []
 
 
 def test_there_are_no_foreign_keys_and_triggers_only_where_people_write(engine: Engine) -> None:

@@ -175,6 +175,21 @@ def test_no_call_of_a_person_walks_a_table(explained: Explained) -> None:
         assert explained.walked() == set()
 
 
+def test_no_change_of_some_jobs_walks_a_table(explained: Explained) -> None:
+    ids = explained.values("select id from pgtask.ready order by id limit 20")
+    ids += explained.values("select id from pgtask.waiting order by id desc limit 20")
+    explained.plans.clear()
+
+    explained.all("select * from pgtask.reschedule(%s::bigint[], priority => 3)", ids)
+    assert explained.walked() == set()
+    explained.all("select * from pgtask.reschedule(%s::bigint[], run_at => now())", ids)
+    assert explained.walked() == set()
+    explained.all("select * from pgtask.discard(%s::bigint[])", ids)
+    assert explained.walked() == set()
+    explained.all("select pgtask.purge(ids => %s::bigint[])", ids)
+    assert explained.walked() == set()
+
+
 def test_taking_the_jobs_of_a_dead_worker_back_reads_each_once(explained: Explained) -> None:
     explained.all("select * from pgtask.rescue()")
     assert explained.count("running") == 0
@@ -192,7 +207,7 @@ def test_a_claim_of_one_job_touches_few_pages(explained: Explained) -> None:
     (look,) = [plan for plan in explained.plans if "for update skip locked" in plan.text]
     assert {n["Index Name"] for n in look.nodes() if "Index Name" in n} == {"ready_lane"}
     assert look.buffers <= 20
-    (whole,) = [plan for plan in explained.plans if "pgtask.claim(" in plan.text]
+    (whole,) = [plan for plan in explained.plans if "pgtask._claim(" in plan.text]
     assert whole.buffers <= 150
 
 

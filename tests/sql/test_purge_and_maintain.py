@@ -123,7 +123,7 @@ def test_purge_forgets_workers_a_day_after_their_death_and_old_watchers(engine: 
     assert engine.count("watcher") == 0
 
 
-@pytest.mark.parametrize("arguments", ["-1", "null", "0, 0", "0, -1", "0, null"])
+@pytest.mark.parametrize("arguments", ["-1", "'NaN'", "0, 0", "0, -1", "-1, ids => '{1}'"])
 def test_purge_refuses_nonsense(engine: Engine, arguments: str) -> None:
     _finished(engine)
     with pytest.raises(psycopg.Error, match="purge takes") as refused:

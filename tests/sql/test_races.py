@@ -168,7 +168,7 @@ def test_a_cancel_in_an_open_transaction_stops_no_heartbeat(races: Races) -> Non
     with races.first.connection.transaction():
         races.first.cancel(job_id)
         races.second.connection.execute("set lock_timeout = '2s'")
-        races.second.all("select * from pgtask.heartbeat(%s, '{t}', '{cancelled}', '{1}')", worker)
+        races.second.all("select * from pgtask._heartbeat(%s, '{t}', '{cancelled}', '{1}')", worker)
     assert races.engine.tally() == {"cancelled": 2}
 
 
@@ -258,7 +258,7 @@ def test_a_worker_that_is_being_declared_dead_learns_it_from_its_heartbeat(races
     with races.first.connection.transaction():
         races.first.all("select * from pgtask.rescue(%s, '{0}')", [worker])
         beat = races.waiting(
-            races.second, lambda: races.second.all("select * from pgtask.heartbeat(%s)", worker)
+            races.second, lambda: races.second.all("select * from pgtask._heartbeat(%s)", worker)
         )
     with pytest.raises(psycopg.Error) as refused:
         beat.result(10)
@@ -268,7 +268,7 @@ def test_a_worker_that_is_being_declared_dead_learns_it_from_its_heartbeat(races
 def test_a_worker_that_is_beating_right_now_is_spared(races: Races) -> None:
     worker, job = races.engine.running()
     with races.first.connection.transaction():
-        races.first.all("select * from pgtask.heartbeat(%s)", worker)
+        races.first.all("select * from pgtask._heartbeat(%s)", worker)
         assert races.second.all("select * from pgtask.rescue(%s, '{0}')", [worker]) == []
     assert races.second.all("select * from pgtask.rescue(%s, '{0}')", [worker]) == []
     assert races.engine.where(job.id) == ["running"]

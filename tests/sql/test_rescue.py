@@ -41,7 +41,7 @@ def test_the_jobs_of_a_silent_worker_wait_for_their_next_attempt(engine: Engine)
 def test_a_worker_that_beat_since_it_was_observed_is_spared(engine: Engine) -> None:
     worker, job = engine.running()
     seen = _beats(engine)[worker]
-    engine.all("select * from pgtask.heartbeat(%s)", worker)
+    engine.all("select * from pgtask._heartbeat(%s)", worker)
 
     assert _rescue(engine, {worker: seen}) == {}
     assert engine.where(job.id) == ["running"]

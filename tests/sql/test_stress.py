@@ -37,6 +37,7 @@ class Player:
         self.moves = [
             *[self.enqueue] * 4, *[self.claim] * 6, *[self.finish] * 8, *[self.promote] * 2,
             self.cancel, self.retry, self.rescue, self.die, self.beat, self.purge,
+            *[self.reschedule] * 2, self.discard,
         ]  # fmt: skip
 
     def play(self, until: float) -> int:
@@ -104,6 +105,26 @@ class Player:
     def cancel(self) -> None:
         self.engine.cancel(*self._some(), terminate=self.dice.random() < 0.5)
 
+    def reschedule(self) -> None:
+        said = {
+            "run_at": ["clock_timestamp() + interval '20 ms'", "now()", "null"],
+            "priority": ["-2", "0", "2", "null"],
+            "attempt": ["0", "null"],
+            "max_attempts": ["9"],
+        }
+        chosen = ", ".join(f"{name} => {self.dice.choice(of)}" for name, of in said.items())
+        # One that has had nine attempts is refused, and then all are as they were.
+        try:
+            self.engine.all(
+                f"select * from pgtask.reschedule(%s::bigint[], {chosen})", self._some()
+            )
+        except psycopg.Error as error:
+            if error.sqlstate != "TQ002":
+                raise
+
+    def discard(self) -> None:
+        self.engine.all("select * from pgtask.discard(%s::bigint[])", self._some())
+
     def retry(self) -> None:
         self.engine.retry(*self._some())
 
@@ -120,11 +141,12 @@ class Player:
 
     def beat(self) -> None:
         self.engine.all(
-            "select * from pgtask.heartbeat(%s, '{t}', '{succeeded}', '{1}')", self.worker
+            "select * from pgtask._heartbeat(%s, '{t}', '{succeeded}', '{1}')", self.worker
         )
 
     def purge(self) -> None:
         self.engine.all("select pgtask.purge(1.0, 20)")
+        self.engine.all("select pgtask.purge(ids => %s::bigint[])", self._some())
 
 
 class Shared:

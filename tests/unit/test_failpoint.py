@@ -63,8 +63,8 @@ def test_the_nth_passage_kills() -> None:
 def test_a_cut_is_an_answer_that_does_not_come_once() -> None:
     source = """
 for n in range(3):
-    assert not failpoint.cuts('before', 'select pgtask.claim(1)')
-    print('cut' if failpoint.cuts('after', 'select * from pgtask.claim(1)') else 'answered')
+    assert not failpoint.cuts('before', 'select pgtask._claim(1)')
+    print('cut' if failpoint.cuts('after', 'select * from pgtask._claim(1)') else 'answered')
 """
 
     assert run(source, "after-claim:2:cut").stdout.split() == ["answered", "cut", "answered"]

@@ -69,7 +69,7 @@ def test_a_worker_that_beats_is_not(dsn: str, connection: Connection, silent: UU
     async def story(watcher: Pulse) -> None:
         until = time.monotonic() + 1.2
         while time.monotonic() < until:
-            connection.execute("select * from pgtask.heartbeat(%s)", [silent])
+            connection.execute("select * from pgtask._heartbeat(%s)", [silent])
             await watcher._rescue()
         assert alive(connection, silent)
 
