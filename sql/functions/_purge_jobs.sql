@@ -4,6 +4,8 @@ create or replace function pgtask._purge_jobs(
   p_ids bigint[], p_old timestamptz default null, p_page integer default null
 ) returns setof bigint
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp set enable_seqscan = off set jit = off
+-- By index whatever the statistics say: they may be of a time when a walk over the table was cheap.
+set enable_nestloop = on set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
   v_old timestamptz := coalesce(p_old, clock_timestamp());
@@ -19,9 +21,9 @@ begin
   freed as (delete from pgtask.job_key k using held h where k.key = h.key),
   gone as (
     delete from pgtask.done d
-    where d.id = any(array(select p.id from page p
-                           where p.id in (select h.job from held h)
-                              or not exists (select from pgtask.job_key k where k.job = p.id)))
+    where d.id = any(array(select h.job from held h
+                           union all
+                           select p.id from page p where not exists (select from pgtask.job_key k where k.job = p.id)))
     returning d.id
   )
   select array_agg(g.id) into v_ids from gone g;
