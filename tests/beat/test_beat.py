@@ -404,7 +404,7 @@ def test_a_beat_that_fails_between_due_and_fired_leaves_every_tick_with_one_job(
 def test_five_beats_of_which_one_is_killed_each_second_make_one_job_a_tick(
     start_beat: StartBeat, connection: Connection
 ) -> None:
-    _kill_one_each_second(start_beat, connection, seconds=15)
+    _kill_one_each_second(start_beat, connection, seconds=8)
 
 
 @pytest.mark.faults

@@ -107,7 +107,7 @@ class Client:
             return None
 
 
-@pytest.mark.parametrize("seconds", [10.0, pytest.param(60.0, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("seconds", [5.0, pytest.param(60.0, marks=pytest.mark.faults)])
 def test_never_two_unfinished_of_a_key_nor_two_running_of_a_lane(
     engine: Engine, dsn: str, seconds: float
 ) -> None:

@@ -18,7 +18,7 @@ def stranger(
     engine: Engine, server: TestServer, dsn: str, worker_id: str
 ) -> Iterator[psycopg.Connection[Any]]:
     """A session as a role that owns a schema, and may have triggers call enqueue_row."""
-    role = f"stranger_{worker_id}"
+    role = f"trigger_author_{worker_id}"
     url = make_conninfo(server.superuser_dsn, dbname=conninfo_to_dict(dsn)["dbname"])
     with psycopg.connect(url, autocommit=True) as connection:
         for text in (
