@@ -21,6 +21,12 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "reference" / "sql"
 _SOURCES = ROOT / "sql" / "functions"
 
+# SQLSTATEs of PostgreSQL that functions of ours raise, too.
+_STANDARD = {
+    "40001": "Others changed the same rows again and again meanwhile; try the transaction again.",
+    "55P03": "Others held the same rows or tables for too long; try again.",
+}
+
 # What a parameter means wherever it stands, and "function.parameter" where it means another thing.
 _MEANINGS = {
     "app": "the app that declares it",
@@ -248,18 +254,21 @@ def _signature(function: Function) -> list[str]:
 
 
 def _states(name: str, functions: dict[str, Function], seen: set[str]) -> set[str]:
-    """The SQLSTATEs of ours that the function, or one that it calls, raises."""
+    """The SQLSTATEs that the function, or one that it calls, raises by itself."""
     if name in seen or name not in functions:
         return set()
     seen.add(name)
     body = re.sub(r"--[^\n]*", "", functions[name].body)
-    found = set(re.findall(r"errcode = '(TQ\d{3})'", body))
+    found = set(re.findall(r"errcode = '(\w{5})'", body))
     for called in re.findall(r"pgtask\.(\w+)\s*\(", body):
         found |= _states(called, functions, seen)
     return found
 
 
 def _error(state: str) -> tuple[str, str, str]:
+    if state in _STANDARD:
+        kind = psycopg.errors.lookup(state)
+        return f"`{state}`", f"`psycopg.errors.{kind.__name__}`", _STANDARD[state]
     for kind in vars(errors).values():
         if isinstance(kind, type) and vars(kind).get("sqlstate") == state:
             return f"`{state}`", f"`{kind.__name__}`", (kind.__doc__ or "").splitlines()[0]

@@ -7,6 +7,14 @@ as $$
 declare
   v_jobs pgtask.job_spec[];
 begin
+  if p_starts is not null then
+    begin
+      perform pgtask._fill(p_starts, r.row)::timestamptz from unnest(p_rows) as r (row);
+    exception
+      when data_exception then
+        raise exception 'run_at=%: %', p_starts, sqlerrm using errcode = 'TQ002';
+    end;
+  end if;
   if cardinality(p_rows) = 1 then
     perform pgtask.enqueue(
       p_call.task, null, pgtask._pick(p_rows[1], p_columns), p_call.queue, p_call.priority,

@@ -13,6 +13,7 @@ declare
   v_arg   text;
   v_name  text;
   v_value text;
+  v_there boolean;
   v_table text := case when p_op = 'DELETE' then 'old_rows' else 'new_rows' end;
 begin
   if p_when <> 'AFTER' or p_op = 'TRUNCATE' then
@@ -91,13 +92,23 @@ begin
       using errcode = 'TQ002';
   end if;
   filled := v_names <> '{}';
-  select n.name into v_name from unnest(v_names || columns) as n (name)
-  where not exists (select from pg_attribute a where a.attrelid = p_relation and a.attname = n.name
-                    and a.attnum > 0 and not a.attisdropped)
+  -- PostgreSQL does not compute virtual columns for triggers: it hands over NULL, whatever they are.
+  select n.name, a.attgenerated = 'v' into v_name, v_there
+  from unnest(v_names || columns) as n (name)
+  left join pg_attribute a on a.attrelid = p_relation and a.attname = n.name and a.attnum > 0 and not a.attisdropped
+  where a.attname is null or a.attgenerated = 'v'
   limit 1;
-  if found then
+  if v_there then
+    raise exception 'trigger %: column % of % is virtual, and not computed for triggers; make it STORED',
+      quote_literal(p_trigger), quote_literal(v_name), p_relation::regclass using errcode = 'TQ002';
+  elsif found then
     raise exception 'trigger %: % has no column %', quote_literal(p_trigger), p_relation::regclass,
       quote_literal(v_name) using errcode = 'TQ002';
+  end if;
+  if p_function = 'enqueue_row' then
+    select array_agg(a.attname::text order by a.attnum) filter (where a.attgenerated <> 'v') into columns
+    from pg_attribute a where a.attrelid = p_relation and a.attnum > 0 and not a.attisdropped
+    having bool_or(a.attgenerated = 'v');
   end if;
   -- JSON is made with the rights of pgtask: a stranger's function must not run on the way there. Last of all,
   -- and with nothing but an index to look at where no such function is about (12 and 13: internal, C).

@@ -24,8 +24,9 @@ begin
     raise exception 'reschedule changes nothing; give run_at, priority, attempt or max_attempts'
       using errcode = 'TQ002';
   end if;
-  if not isfinite(v_run_at) then
-    raise exception 'run_at is an instant or NULL, got %', v_run_at using errcode = 'TQ002';
+  -- What Python cannot read would stop every list that has it in.
+  if v_run_at > '9999-12-30 00:00:00+00' or not isfinite(v_run_at) then
+    raise exception 'run_at is an instant before the year 10000, or NULL, got %', v_run_at using errcode = 'TQ002';
   end if;
   if v_priority not between -100 and 100 then
     raise exception 'priority is -100 to 100, got %', v_priority using errcode = 'TQ002';

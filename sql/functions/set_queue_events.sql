@@ -35,7 +35,7 @@ begin
     exception when lock_not_available then
       if n = 12 then
         raise exception 'the tables of jobs are held by transactions that stay open; try again, or see pg_stat_activity'
-          using errcode = 'lock_not_available';
+          using errcode = '55P03';
       end if;
       perform pg_sleep(0.1 + 0.3 * random());
     end;

@@ -29,6 +29,8 @@ where (r.seq <= m.seq or r.seq = r.id) and r.created_at < m.at
               where w.queues && array[r.queue, '*']
                 and (r.task = any(w.tasks) or exists (
                   select from unnest(w.tasks) as t (glob)
-                  where t.glob like '%*%' and r.task like replace(replace(t.glob, '_', '\_'), '*', '%'))));
+                  where t.glob like '%*%'
+                    and r.task like replace(replace(replace(replace(
+                          t.glob, '!', '!!'), '_', '!_'), '%', '!%'), '*', '%') escape '!')));
 comment on view pgtask.overdue_jobs is
   'Jobs that are late: past their timeout, in dead hands, or ready for over a minute with a live worker for them.';

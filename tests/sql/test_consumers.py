@@ -315,6 +315,21 @@ def test_what_cannot_be_recorded_is_refused_and_the_attempt_goes_on(
     consumer.complete(job)
 
 
+@pytest.mark.parametrize("result", ['"a\\u0000b"', '["\\ud800"]', '{"\\udc00\\ud800": 1}'])
+def test_a_result_with_text_that_cannot_be_stored_is_refused(
+    engine: Engine, consumer: Consumer, result: str
+) -> None:
+    engine.enqueue()
+    job = consumer.one()
+    call = "select pgtask.complete(%s, %s, %s, %s)"
+    with refused("TQ002", "NUL or half of a surrogate pair"):
+        engine.connection.execute(call, [consumer.id, job.id, job.epoch, result])
+
+    fine = '["\\\\u0000", "\\ud83d\\ude00"]'
+    engine.connection.execute(call, [consumer.id, job.id, job.epoch, fine])
+    assert engine.value("select result ->> 1 from pgtask.jobs") == "😀"
+
+
 def test_hostile_text_arrives_verbatim(engine: Engine, consumer: Consumer) -> None:
     hostile = "'); drop table pgtask.done; -- \\ %s $1 ${x} \u2028 \" \n"
     engine.enqueue(max_attempts=1)

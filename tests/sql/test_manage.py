@@ -170,6 +170,7 @@ def test_idle_workers_are_woken_once_a_queue(engine: Engine) -> None:
     [
         ("", "changes nothing; give run_at"),
         ("run_at => 'infinity'", "run_at is an instant"),
+        ("run_at => '20000-01-01'", "run_at is an instant before the year 10000"),
         ("priority => 101", "priority is -100 to 100, got 101"),
         ("attempt => -1", "attempt is 0 to 32766"),
         ("attempt => 32767", "attempt is 0 to 32766"),

@@ -187,6 +187,14 @@ def test_a_column_may_say_when_and_null_says_nothing(orders: Table, level: str) 
 
 
 @BOTH
+def test_a_start_that_cannot_be_read_is_a_bad_call(orders: Table, level: str) -> None:
+    orders.trigger("enqueue_row('t', 'run_at={sku}')", level=level)
+
+    assert '"soon"' in orders.refuses("insert into orders (no, sku) values (1, 'soon')")
+    orders.refuses("insert into orders (no, sku) values (1, '2030-01-01'), (2, 'soon')")
+
+
+@BOTH
 def test_a_key_makes_one_job_of_many_changes(orders: Table, level: str) -> None:
     orders.trigger("enqueue_fields('t', 'sku', 'key=order:{ref}')", level=level)
     orders.run("insert into orders select n, 's' || n, true, 1, 'r' from generate_series(1, 9) n")
@@ -223,6 +231,22 @@ def test_columns_that_come_and_go_are_noticed_in_the_same_session(
         {"no": 2, "weight": None},
         {"no": "3", "weight": None, "size": ["a", "b"]},
     ]
+
+
+@BOTH
+def test_a_virtual_column_is_refused_or_left_out_never_null(orders: Table, level: str) -> None:
+    if orders.engine.connection.info.server_version < 180000:
+        pytest.skip("this server has no virtual columns")
+    orders.run("alter table orders add column twice bigint generated always as (no * 2) virtual")
+    orders.run("alter table orders add column thrice bigint generated always as (no * 3) stored")
+    orders.run("alter table orders drop column paid, drop column ref")
+    orders.trigger("enqueue_row('t')", level=level)
+    orders.run("insert into orders values (1, 'a', 2)")
+    assert orders.kwargs() == [{"no": 1, "sku": "a", "weight": 2, "thrice": 3}]
+
+    for call in ("fields('t', 'twice')", "row_id('t', 'twice')", "row('t', 'key={twice}')"):
+        orders.trigger(f"enqueue_{call}", level=level)
+        assert "'twice' of orders is virtual" in orders.refuses("insert into orders values (2)")
 
 
 @BOTH

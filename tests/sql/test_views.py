@@ -156,6 +156,16 @@ def test_only_who_takes_its_queue_and_its_task_counts(
     assert bool(overdue(engine)) is found
 
 
+@pytest.mark.parametrize("glob", ["*\\", "*%", "*!", "m_il*"])
+def test_what_like_knows_is_itself_in_a_glob(engine: Engine, glob: str) -> None:
+    engine.worker()
+    engine.connection.execute("update pgtask.worker set tasks = %s", [[glob]])
+    engine.enqueue(task="mail.send")
+    ago(engine, "ready", "created_at")
+
+    assert overdue(engine) == {}
+
+
 def test_a_job_that_only_just_became_ready_is_not_overdue(engine: Engine) -> None:
     engine.worker()
     job_id = engine.enqueue(delay=60.0)
