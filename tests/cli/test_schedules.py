@@ -331,7 +331,7 @@ def test_next_marks_ticks_by_which_the_job_before_will_not_have_ended(
     worker = world.worker(tasks=("t",))
     world.connection.execute(
         "select pgtask._finish(%s, array_agg(id), array_agg(epoch), array['1'])"
-        " from pgtask.claim(%s, 1, array['default'], array['t'])",
+        " from pgtask._claim(%s, 1, array['default'], array['t'])",
         [worker, worker],
     )
     world.connection.execute(
