@@ -10,13 +10,17 @@ begin
     raise exception 'policy is a JSON object, got %', json_typeof(p_policy) using errcode = 'TQ002';
   end if;
   foreach v_name in array '{timeout,soft_timeout,memory_limit,result_ttl,jitter}'::text[] loop
-    if (p_policy ->> v_name) is not null and pgtask._seconds(p_policy ->> v_name) is null then
+    if (p_policy ->> v_name) is not null
+       and (json_typeof(p_policy -> v_name) <> 'number' or pgtask._seconds(p_policy ->> v_name) is null) then
       raise exception '% is a number of at least 0, got %', v_name, p_policy -> v_name using errcode = 'TQ002';
     end if;
     if v_name in ('timeout', 'soft_timeout', 'memory_limit') and pgtask._seconds(p_policy ->> v_name) = 0 then
       raise exception '% is more than 0', v_name using errcode = 'TQ002';
     end if;
   end loop;
+  if (p_policy ->> 'memory_limit') !~ '^[0-9]+$' then
+    raise exception 'memory_limit is a whole number of bytes, got %', p_policy -> 'memory_limit' using errcode = 'TQ002';
+  end if;
   if pgtask._seconds(p_policy ->> 'soft_timeout') >= pgtask._seconds(p_policy ->> 'timeout') then
     raise exception 'soft_timeout (% s) does not come before timeout (% s)', p_policy ->> 'soft_timeout', p_policy ->> 'timeout'
       using errcode = 'TQ002';
@@ -26,7 +30,9 @@ begin
   end if;
   if v_backoff is not null and not (case json_typeof(p_policy -> 'backoff')
        when 'array' then json_array_length(p_policy -> 'backoff') > 0 and not exists (
-         select from json_array_elements_text(p_policy -> 'backoff') as b (delay) where pgtask._seconds(b.delay) is null)
+         select from json_array_elements(p_policy -> 'backoff') as b (delay)
+         -- A string has its quotes here, and is none of the numbers that the child reads.
+         where pgtask._seconds(b.delay::text) is null)
        when 'string' then v_backoff = 'exp'
          or v_backoff ~ '^(const|linear):' and pgtask._seconds(substr(v_backoff, strpos(v_backoff, ':') + 1)) is not null
        else false end) then

@@ -37,8 +37,18 @@ begin
   if length(v_tenant) > 128 then
     raise exception 'a tenant has at most 128 characters, got %', length(v_tenant) using errcode = 'TQ002';
   end if;
-  if not isfinite(v_run_at) or not isfinite(v_expires) then
-    raise exception 'run_at and expires are instants or NULL, got infinity' using errcode = 'TQ002';
+  -- What follows Python checks as well, but every role that may enqueue may call this: NULL among the tags
+  -- would end each child that is handed the job, and a time that Python cannot read each list that has it in.
+  if p_tags is not null then
+    perform pgtask._check_options(null, null, null, p_tags, null);
+  end if;
+  if json_typeof(p_headers) <> 'object' then
+    raise exception 'headers is a JSON object, got %', json_typeof(p_headers) using errcode = 'TQ002';
+  end if;
+  if v_run_at > '9999-12-30 00:00:00+00' or not isfinite(v_run_at)
+     or not v_expires between '0002-01-01 00:00:00+00' and '9999-12-30 00:00:00+00' then
+    raise exception 'run_at and expires are instants before the year 10000, or NULL, got % and %', v_run_at, v_expires
+      using errcode = 'TQ002';
   end if;
   if cardinality(p_kwargs) <> cardinality(p_args) or cardinality(p_keys) <> cardinality(p_args)
      or cardinality(p_serials) <> cardinality(p_args) then

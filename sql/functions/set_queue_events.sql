@@ -51,7 +51,9 @@ begin
       end if;
     else
       execute format('drop trigger if exists %I on pgtask.%I', v_name, v_table);
-      execute format('drop trigger if exists %I on pgtask.%I', v_name || '_end', v_table);
+      if v_table <> 'done' then
+        execute format('drop trigger if exists %I on pgtask.%I', v_name || '_end', v_table);
+      end if;
     end if;
   end loop;
   update pgtask.queue q set events = v_on where q.name = v_queue;

@@ -15,7 +15,12 @@ select s.id, s.name, s.task,
        case when (select has_table_privilege('pgtask.payload'::regclass, 'select')) then s.declared end as declared,
        s.revision, s.created_at, s.updated_at,
        -- NULL while no worker lives that could know it.
-       (select bool_or(s.task = any(w.tasks)) from pgtask.worker w where w.alive) as known
+       (select bool_or(s.task = any(w.tasks) or exists (
+                 select from unnest(w.tasks) as t (glob)
+                 where t.glob like '%*%'
+                   and s.task like replace(replace(replace(replace(
+                         t.glob, '!', '!!'), '_', '!_'), '%', '!%'), '*', '%') escape '!'))
+        from pgtask.worker w where w.alive) as known
 from pgtask.schedule s
 left join lateral (select o.state from pgtask.jobs o where o.id = s.last_job limit 1) j on true;
 comment on view pgtask.schedules is

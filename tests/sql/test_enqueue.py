@@ -137,6 +137,11 @@ REFUSED = [
     {"policy": {"backoff": "const:"}}, {"policy": {"backoff": "linear:x"}},
     {"policy": {"backoff": 5}},
     {"policy": {"backoff": [1, "x"]}}, {"policy": {"backoff": {"a": 1}}},
+    # What would end the child that reads it, or a list that has it in.
+    {"policy": {"backoff": ["1"]}}, {"policy": {"backoff": [None]}}, {"policy": {"timeout": "5"}},
+    {"policy": {"memory_limit": 1.5}}, {"policy": {"memory_limit": "1"}},
+    {"tags": "{NULL}"}, {"tags": "{{a},{b}}"}, {"tags": [""]}, {"headers": "[1]"},
+    {"run_at": "20000-01-01"}, {"expires_at": "20000-01-01"}, {"expires_at": "0044-03-15 BC"},
 ]  # fmt: skip
 
 

@@ -280,6 +280,15 @@ def test_they_are_switched_per_queue_and_leave_nothing(engine: Engine, ear: Ear)
     assert engine.value("select pgtask.set_queue_events('mail', false)") is False
 
 
+def test_switching_says_nothing_by_the_way(engine: Engine) -> None:
+    notices: list[str | None] = []
+    engine.connection.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+    for on in (True, False):
+        engine.all("select pgtask.set_queue_events('default', %s)", on)
+
+    assert notices == []
+
+
 def test_a_trigger_that_is_missing_is_made_again(engine: Engine, ear: Ear) -> None:
     engine.connection.execute(
         "do $$ declare n text; begin select tgname into n from pg_trigger"

@@ -166,6 +166,19 @@ def test_what_like_knows_is_itself_in_a_glob(engine: Engine, glob: str) -> None:
     assert overdue(engine) == {}
 
 
+@pytest.mark.parametrize(
+    ("tasks", "known"), [("{*}", True), ("{mail.*}", True), ("{mail_*}", False), ("{*\\\\}", False)]
+)
+def test_who_takes_a_glob_of_tasks_knows_those_that_fit(
+    engine: Engine, tasks: str, *, known: bool
+) -> None:
+    engine.worker()
+    engine.connection.execute("update pgtask.worker set tasks = %s", [tasks])
+    engine.all("select pgtask.put_schedule('s', 'mail.send', '{\"every\": 300}')")
+
+    assert engine.value("select known from pgtask.schedules") is known
+
+
 def test_a_job_that_only_just_became_ready_is_not_overdue(engine: Engine) -> None:
     engine.worker()
     job_id = engine.enqueue(delay=60.0)
