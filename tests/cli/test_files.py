@@ -107,7 +107,7 @@ def test_migrate_applies_lists_and_is_content_with_nothing_to_do(
     assert (second.code, second.out, second.err) == (0, "", "the schema is up to date\n")
     assert listed.lines[0] == ["FILE", "STATE", "APPLIED"]
     assert {line[1] for line in listed.lines[1:]} == {"applied"}
-    done = {"migrations": [], "repeatables": [], "grants": [], "revokes": []}
+    done: dict[str, object] = {"migrations": [], "repeatables": [], "grants": [], "revokes": []}
     assert document.json == {"applied": True, **done}
     assert call("queues").code == 0
 
