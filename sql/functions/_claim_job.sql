@@ -18,6 +18,8 @@ begin
   if not found then
     raise exception 'worker % is not alive', p_worker using errcode = 'TQ001';
   end if;
+  -- Who promotes it this moment is waited for: it would be neither here nor there.
+  perform 1 from pgtask.waiting w where w.id = p_id and w.run_at <= clock_timestamp() for update;
   -- Pages come in the order of their times, so this one has its turn.
   while exists (select from pgtask.waiting w where w.id = p_id and w.run_at <= clock_timestamp())
         and pgtask._promote(1000, clock_timestamp()) > 0 loop

@@ -7,6 +7,7 @@ declare
   v_ended bigint[];
   v_slots bigint;
   v_tasks text[];
+  v_busy  text[] := '{}';
 begin
   with gone as (
     delete from pgtask.ready r where r.ctid = any(p_rows) and r.expires_at <= clock_timestamp() returning r.*
@@ -26,11 +27,22 @@ begin
     perform pgtask._forget(v_ended);
   end if;
 
+  -- A worker commits a claim at once; a consumer may keep the transaction of its claim open, with a slot that
+  -- nobody sees yet and that an insert would wait for. Where consumers have claimed of late (a sequence tells,
+  -- before they commit), a lane that somebody is about to hold is passed by: its jobs are parked, and promote
+  -- hands them over should that one roll back.
+  if coalesce(pg_sequence_last_value('pgtask.upkeep_at'::regclass), 0) > extract(epoch from clock_timestamp()) * 1000 - 86400000 then
+    v_busy := array(
+      select l.serial
+      from (select distinct r.serial from pgtask.ready r
+            where r.ctid = any(p_rows) and r.serial is not null order by r.serial offset 0) l
+      where not pg_try_advisory_xact_lock(618033989, hashtext(l.serial)));
+  end if;
   -- First in its lane asks first; by key order, so that two claims never cross.
   insert into pgtask.slot (key, n, job)
   select c.serial, 1, c.id
   from (select distinct on (r.serial) r.serial, r.id from pgtask.ready r
-        where r.ctid = any(p_rows) and r.serial is not null
+        where r.ctid = any(p_rows) and r.serial is not null and r.serial <> all(v_busy)
         order by r.serial, r.priority desc, r.seq) c
   order by c.serial
   on conflict (key, n) do nothing;

@@ -9,9 +9,11 @@ from contextlib import suppress
 from typing import Any
 
 import psycopg
+import pytest
 
 from tests.sql.consumers import Consumer
 from tests.sql.engine import Engine
+from tests.sql.races import Another
 
 JOBS = 300
 LANES = 5
@@ -39,6 +41,34 @@ class _Lanes:
     def end(self, job_id: int) -> None:
         with self._lock:
             self.ended.append(job_id)
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+def test_a_claim_in_a_transaction_that_stays_open_keeps_no_other_waiting(
+    engine: Engine, another: Another, ends: str
+) -> None:
+    lane = [engine.enqueue("t", serial="lane", priority=9) for _ in range(3)]
+    free = [engine.enqueue("t") for _ in range(4)]
+    worker, other = engine.worker(), another()
+    engine.connection.execute("set statement_timeout = '5s'")
+    consumer = Consumer(other)
+
+    other.connection.execute("begin")
+    job = consumer.one()
+    assert job.id == lane[0]
+    # A worker and another consumer pass by what is about to be held.
+    assert {each.id for each in engine.claim(worker, 3)} == set(free[:3])
+    assert [each.id for each in Consumer(engine).claim()] == free[3:]
+    other.connection.execute(ends.encode())
+
+    if ends == "commit":
+        assert engine.claim(worker, 5) == []
+        consumer.complete(job)
+    else:
+        engine.all("select pgtask.promote()")
+    (next_one,) = engine.claim(worker, 5)
+    # One in front of it in the lane that has been parked comes when it is handed over.
+    assert next_one.id in lane
 
 
 def test_any_number_of_consumers_end_each_job_once_and_share_no_lane(

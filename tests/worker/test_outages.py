@@ -56,7 +56,7 @@ def test_a_worker_that_waits_for_its_database_can_be_told_to_end(
 
 
 @pytest.mark.parametrize(
-    ("function", "said"), [("promote", "maintenance failed"), ("claim", "claiming failed")]
+    ("function", "said"), [("promote", "maintenance failed"), ("_claim", "claiming failed")]
 )
 def test_a_statement_that_nobody_foresaw_is_said_again_and_again_and_ends_no_worker(
     start_worker: Start, connection: Connection, function: str, said: str
