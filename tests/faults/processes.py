@@ -7,7 +7,7 @@ import random
 import re
 import signal
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from http import HTTPStatus
 from http.client import HTTPConnection
 
@@ -123,7 +123,8 @@ def frozen(stand: Stand) -> Told:
         eventually(lambda: stand.begun(*jobs, times=2), 90)
         recovery = time.monotonic() - at
         for pid in (worker.pid, *family):
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):  # killed already by the one that woke first
+                os.kill(pid, signal.SIGCONT)
         # It learns that it was given up, kills what it had, and begins anew.
         eventually(lambda: "declared dead" in worker.log, 30)
         eventually(lambda: not any(map(lives, family)), 30)
