@@ -28,6 +28,11 @@ begin
       -- As _pick, without the price of a call for each row.
       case when p_columns is null then r.row
            when cardinality(p_columns) = 1 then json_build_object(p_columns[1], r.row -> p_columns[1])
+           when cardinality(p_columns) = 2
+             then json_build_object(p_columns[1], r.row -> p_columns[1], p_columns[2], r.row -> p_columns[2])
+           when cardinality(p_columns) = 3
+             then json_build_object(p_columns[1], r.row -> p_columns[1], p_columns[2], r.row -> p_columns[2],
+                                    p_columns[3], r.row -> p_columns[3])
            else (select json_object_agg(c.name, r.row -> c.name) from unnest(p_columns) as c (name)) end,
       p_call.queue, p_call.priority, pgtask._fill(p_starts, r.row)::timestamptz, p_call.delay,
       pgtask._fill(p_call.key, r.row), p_call.on_conflict, pgtask._fill(p_call.serial, r.row), p_call.max_attempts,
