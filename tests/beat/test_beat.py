@@ -212,9 +212,10 @@ def test_a_key_in_the_hands_of_an_open_transaction_holds_up_its_schedule_alone(
 ) -> None:
     put(connection, "keyed", key="mine")
     put(connection, "other", overlap="queue")
-    beat = start_beat()
     with psycopg.connect(dsn) as lock:
         lock.execute("select pgtask.enqueue('t', key => 'mine')")
+        # Not before: a tick of its own that fired first would make the next ones overlap.
+        beat = start_beat()
         eventually(lambda: "waits for a lock on its key" in beat.log, timeout=20)
         seen = len(ticks(connection, "other"))
         eventually(lambda: len(ticks(connection, "other")) >= seen + 2, timeout=20)
