@@ -438,6 +438,7 @@ def test_with_on_crash_fail_a_job_of_a_killed_worker_does_not_run_again(
     assert len(lines(log)) == 1
 
 
+@pytest.mark.usefixtures("booked")
 def test_the_idempotency_key_is_the_same_for_every_attempt(
     start_worker: Start, connection: Connection, tmp_path: Path
 ) -> None:
