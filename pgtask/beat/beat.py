@@ -27,7 +27,7 @@ from pgtask.errors import AccessRefused, AppNotFound, BrokerError, Unavailable
 log = logging.getLogger("pgtask.beat")
 
 CHANGED = "pgtask_schedule"  # the channel
-POLL = 10.0  # s: how long a lost notification may delay what somebody changed
+POLL = 2 * WakeUps.APART  # s: how long a lost notification may delay what somebody changed
 DEAF_POLL = 5.0  # s, where nothing is ever heard
 GOODBYE = 0.5  # s for the last word
 STEADY = 10.0  # s: a listening connection that breaks sooner was none
@@ -251,7 +251,7 @@ class Beat:
         while True:
             began = clock()
             try:
-                async for _ in WakeUps(ear, CHANGED).listen():
+                async for _ in WakeUps(ear, CHANGED, asked=lambda: self.tried).listen():
                     self._woken.set()
             except Unavailable as error:
                 if clock() - began > STEADY:

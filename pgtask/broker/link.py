@@ -7,7 +7,7 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import LiteralString, TypeVar
 
@@ -146,12 +146,21 @@ class WakeUps:
     """An ear at channels: what others notify there, and that it still hears."""
 
     PING = 10.0  # s: a silent connection is tested this often
+    APART = 5.5  # s from what is asked on another connection
     PONG = 5.0
     LOOKS = 1.0  # s: how late a silence may be noticed
 
-    def __init__(self, link: Link, *channels: LiteralString) -> None:
+    def __init__(
+        self, link: Link, *channels: LiteralString, asked: Callable[[], float] | None = None
+    ) -> None:
+        """Hear these channels. Of another connection that asks again and again, `asked` tells when.
+
+        That is by the loop's clock. The tests then keep away from its queries, as long as those
+        come at least twice APART apart: an idle process asks rarely, and never twice at once.
+        """
         self._link = link
         self._channels = channels
+        self._asked = asked
 
     async def listen(self) -> AsyncIterator[tuple[str, str]]:
         """Yield (channel, payload); first ("connected", "") once listening. Raises Unavailable.
@@ -167,15 +176,24 @@ class WakeUps:
                     await connection.execute("listen " + channel)
                 yield "connected", ""
                 connection.looks = self.LOOKS
+                clock = asyncio.get_running_loop().time
+                tested = clock()
                 while True:
-                    connection.patience = self.PING + self.PONG
-                    async for notification in connection.notifies(timeout=self.PING):
-                        yield notification.channel, notification.payload
+                    if (pause := self._next_test(tested) - clock()) > 0:
+                        connection.patience = pause + self.PONG
+                        async for notification in connection.notifies(timeout=pause):
+                            yield notification.channel, notification.payload
+                        continue
                     connection.patience = self.PONG
                     await connection.execute("select 1")
+                    tested = clock()
             finally:
                 # Whatever happened, the next one begins anew.
                 await connection.close()
+
+    def _next_test(self, tested: float) -> float:
+        apart = tested if self._asked is None else self._asked() + self.APART
+        return min(apart, tested + 2 * self.PING) if apart > tested else tested + self.PING
 
 
 def pause_after(failures: int) -> float:

@@ -7,7 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 import psycopg
@@ -90,6 +90,37 @@ def test_an_instant_of_this_moment_fires_and_one_that_is_past_does_not(
     eventually(lambda: column(connection, "past", "planned_revision = revision"))
     assert ticks(connection, "past") == []
     assert column(connection, "now", "next_at") is None
+
+
+def test_an_idle_beat_asks_no_more_often_than_every_five_seconds(
+    start_beat: StartBeat, connection: Connection
+) -> None:
+    put(connection, "s", {"every": 86_400})
+    start_beat()
+    eventually(lambda: column(connection, "s", "planned_revision = revision"))
+    at_work = (
+        "select pid, query_start from pg_stat_activity where datname = current_database()"
+        " and application_name like 'pgtask:beat%'"
+    )
+    eventually(
+        lambda: connection.execute(
+            f"select count(*) = 2 and max(query_start) < clock_timestamp() - interval '1 s'"
+            f" from ({at_work}) as a".encode()
+        ).fetchone()
+        == (True,),
+    )
+    asked: set[tuple[int, datetime]] = set()
+
+    def watch() -> bool:
+        asked.update(connection.execute(at_work.encode()).fetchall())
+        return len(asked) >= 2 + 3
+
+    # Two are of its start. Then come a test of its ear, a look, and a test again.
+    eventually(watch, timeout=25)
+
+    when = sorted(start for _, start in asked)[1:]
+    assert len({pid for pid, _ in asked}) == 2
+    assert min(b - a for a, b in pairwise(when)) >= timedelta(seconds=5), when
 
 
 # Errors ------------------------------------------------------------------------------------------
@@ -434,7 +465,7 @@ def _kill_one_each_second(start_beat: StartBeat, connection: Connection, *, seco
     for name in names:
         fired = ticks(connection, name)
         gaps = [b.at - a.at for a, b in pairwise(fired)]
-        assert max(gaps) <= timedelta(seconds=3), (name, gaps)
+        assert max(gaps) <= timedelta(seconds=2), (name, gaps)
         if name.startswith("all"):
             assert set(gaps) == {timedelta(seconds=1)}, (name, gaps)
             assert all(tick.reason is None for tick in fired)
