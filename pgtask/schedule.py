@@ -28,8 +28,9 @@ from pgtask.rule import KEYS, Rule, unknown_key
 from pgtask.ticks import Every, InRealTime, Never, Once, OnTheWall, Ticks
 from pgtask.zones import DAY, FIRST_INSTANT, LAST_INSTANT, Zone, zone
 
-# A tick further away than this from the one before is not looked for.
-HORIZON = 8 * 366 * DAY
+# A tick further away than this from the one before is not looked for. 29 February comes on the same
+# weekday after 40 years at most, where a century without it lies between.
+HORIZON = 41 * 366 * DAY
 _FORMS = ("cron", "rule", "every", "at", "rrule")
 _BESIDE = ("tz", "start", "end", "exceptions", "jitter")
 _KEYS = frozenset((*_FORMS, *_BESIDE))
@@ -149,7 +150,7 @@ class Schedule:
     # --- ticks ---------------------------------------------------------------------------------
 
     def next(self, after: datetime) -> datetime | None:
-        """The first tick later than `after`; None if there is none within eight years."""
+        """The first tick later than `after`; None if there is none within 41 years."""
         tick = self._next(second_of("after", after), self._last)
         return None if tick is None else utc(tick)
 

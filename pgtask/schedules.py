@@ -307,4 +307,6 @@ def _is_reloaded(task: Task[Any, Any], other: Task[Any, Any]) -> bool:
 
 
 def _next(line: ScheduleLine, n: int) -> list[datetime]:
+    if n < 0:
+        raise ValueError(f"preview: n={n} is less than 0; say how many ticks you want")
     return [*islice(Schedule.from_json(line.spec).upcoming(line.now), n)]

@@ -77,7 +77,8 @@ class Beat:
 
     def status(self) -> str:
         """Say in a few words what it has done."""
-        return f"{self._firing.fired} ticks fired"
+        fired = self._firing.fired
+        return f"{fired} tick{'' if fired == 1 else 's'} fired"
 
     # Beginning -------------------------------------------------------------------------------
 

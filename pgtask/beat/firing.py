@@ -28,6 +28,7 @@ class Firing:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._held: dict[int, tuple[float, float]] = {}  # id → until when, after what pause
+        self._told: dict[int, str] = {}  # id → why its last tick made no job
         self.fired = 0  # ticks that made a job
 
     def free(self, dues: Sequence[Due]) -> list[Due]:
@@ -113,11 +114,16 @@ class Firing:
             log.debug("schedule %s was not fired: %s", due.name, answer.reason)
         elif answer.job is not None:
             self.fired += 1
+            self._told.pop(due.id, None)
             log.debug("schedule %s: tick %s is job %d", due.name, answer.tick_at, answer.job)
         elif answer.reason == "repeated":
             log.debug("schedule %s: tick %s was fired before", due.name, answer.tick_at)
         else:
-            log.info("schedule %s: no job for tick %s: %s", due.name, answer.tick_at, answer.reason)
+            # Of a schedule that overlaps each second, one line says it; its history has each tick.
+            reason = str(answer.reason)
+            level = logging.DEBUG if self._told.get(due.id) == reason else logging.INFO
+            self._told[due.id] = reason
+            log.log(level, "schedule %s: no job for tick %s: %s", due.name, answer.tick_at, reason)
 
 
 def _batches(fires: Sequence[Fire]) -> Iterator[list[Fire]]:

@@ -22,7 +22,10 @@ log = logging.getLogger("pgtask.beat")
 GRACE = 1.0  # s for what is being said to the database
 STUCK = POLL + 20.0  # s without a turn after which the service manager hears nothing any more
 _SAYINGS = Sayings(
-    "told to end: leaving within %g s", "leaving now", "this beat could not end in time: it leaves"
+    log,
+    "told to end: leaving within %g s",
+    "leaving now",
+    "this beat could not end in time: it leaves",
 )
 
 

@@ -13,8 +13,6 @@ from collections.abc import AsyncIterator, Iterator
 from types import FrameType
 from typing import NamedTuple
 
-log = logging.getLogger("pgtask.worker")
-
 LEAVE = 4.0  # s for what is left to do when nothing runs any more: record, give back, say goodbye
 LAST = 4.9  # s after the grace, or after a cold stop began, at which the process is gone
 
@@ -22,12 +20,14 @@ LAST = 4.9  # s after the grace, or after a cold stop began, at which the proces
 class Sayings(NamedTuple):
     """What a process says of itself when it is told to end; `warm` has a place for the grace."""
 
+    log: logging.Logger
     warm: str
     cold: str
     late: str
 
 
 OF_A_WORKER = Sayings(
+    logging.getLogger("pgtask.worker"),
     "warm stop: waiting up to %g s for what runs; once more: cold stop",
     "cold stop: children are killed, their jobs are given back; once more: exit",
     "this worker could not end in time: it leaves, and its lease will run out",
@@ -96,17 +96,17 @@ class Orders:
 
     def _end(self, number: signal.Signals) -> None:
         if self.stage >= Stage.COLD:
-            log.error("%s again: leaving at once", number.name)
+            self._sayings.log.error("%s again: leaving at once", number.name)
             os._exit(128 + number)
         if number == signal.SIGQUIT or self.stage == Stage.WARM:
             self.stage = Stage.COLD
             self.code = 128 + number
             self._be_gone_in(LAST)
-            log.warning(self._sayings.cold)
+            self._sayings.log.warning(self._sayings.cold)
         else:
             self.stage = Stage.WARM
             self._be_gone_in(self._grace + LAST)
-            log.info(self._sayings.warm, self._grace)
+            self._sayings.log.info(self._sayings.warm, self._grace)
         if self._start_up is not None:
             self._start_up.reschedule(0.0)
         self.changed.set()
@@ -117,7 +117,7 @@ class Orders:
             return
         # Who had a terminal and lost it was told to end by that; the others are told to reload.
         if self._terminal and not _has_terminal():
-            log.info("the terminal was closed")
+            self._sayings.log.info("the terminal was closed")
             self._end(signal.SIGHUP)
         else:
             self.reload.set()
@@ -128,7 +128,7 @@ class Orders:
         signal.setitimer(signal.ITIMER_REAL, min(left, seconds) if left else seconds)
 
     def _too_late(self, number: int, frame: FrameType | None) -> None:
-        log.error(self._sayings.late)
+        self._sayings.log.error(self._sayings.late)
         os._exit(self.code or 1)
 
 

@@ -76,6 +76,12 @@ def test_preview_goes_on_from_the_databases_time(schedules: Any, shop: ModuleTyp
     assert timedelta(0) < upcoming[0] - schedules.get("s").now <= timedelta(minutes=20)
 
 
+def test_a_preview_of_less_than_nothing_is_refused(schedules: Any, shop: ModuleType) -> None:
+    schedules.upsert("s", shop.add.s(1, 2), "* * * * *")
+    with pytest.raises(ValueError, match="n=-2 is less than 0"):
+        schedules.preview("s", n=-2)
+
+
 @pytest.mark.parametrize("call", ["pause", "resume", "fire", "delete", "reset", "get", "preview"])
 def test_an_unknown_name_is_an_error_that_names_a_near_one(
     schedules: Any, shop: ModuleType, call: str

@@ -145,3 +145,9 @@ def test_what_cannot_work_names_the_field(rule: Any, says: str) -> None:
 def test_29_february_is_found_over_eight_years() -> None:
     rule = {"month": 2, "date": 29, "hour": 0, "minute": 0}
     assert after("2096-02-29T00:00", 1, rule) == ["2104-02-29T00:00"]
+
+
+def test_29_february_on_a_monday_is_found_even_where_it_takes_forty_years() -> None:
+    rule = {"month": 2, "date": 29, "dayOfWeek": 1, "hour": 0, "minute": 0}
+    assert after("2026-11-22T00:00", 2, rule) == ["2044-02-29T00:00", "2072-02-29T00:00"]
+    assert after("2072-02-29T00:00", 1, rule) == ["2112-02-29T00:00"]

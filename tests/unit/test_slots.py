@@ -109,6 +109,7 @@ def test_an_excepted_slot_in_a_gap_leaves_the_gap_to_the_others() -> None:
 
 MINUTES = [time(hour, minute) for hour in range(24) for minute in range(60)]
 YEARS = [date(2026, 1, 1) + timedelta(days=n) for n in range(366 * 9)]
+END = "2035-01-01T00:00:00Z"
 
 
 @pytest.mark.parametrize(
@@ -116,11 +117,11 @@ YEARS = [date(2026, 1, 1) + timedelta(days=n) for n in range(366 * 9)]
     [
         Schedule(cron="15 8 * * *", exceptions=[time(8, 15)]),
         Schedule(cron="* * * * *", tz="Europe/Paris", exceptions=MINUTES),
-        Schedule(cron="0 0 * * *", tz="Europe/Paris", exceptions=YEARS),
-        Schedule(cron="* * * * * *", tz="Europe/Paris", exceptions=YEARS),
+        Schedule(cron="0 0 * * *", tz="Europe/Paris", exceptions=YEARS, end=END),
+        Schedule(cron="* * * * * *", tz="Europe/Paris", exceptions=YEARS, end=END),
         Schedule(cron="*/5 * * * *", tz="Africa/Casablanca", exceptions=MINUTES),
         Schedule(every=60, tz="Europe/Paris", exceptions=MINUTES),
-        Schedule(every=7, tz="Europe/Paris", exceptions=YEARS),
+        Schedule(every=7, tz="Europe/Paris", exceptions=YEARS, end=END),
         Schedule(every=86_400, exceptions=[time(0)]),
         Schedule(
             rrule="DTSTART:20260101T080000\nRRULE:FREQ=DAILY", exceptions=[time(8)], tz="Asia/Tokyo"
@@ -138,6 +139,15 @@ def test_where_every_slot_is_excepted_there_is_none_within_a_second(schedule: Sc
     begin = clock.perf_counter()
     assert schedule.next(utc("2026-05-01T00:00")) is None
     assert clock.perf_counter() - begin < 1
+
+
+def test_what_comes_after_nine_years_that_are_excepted_is_found() -> None:
+    for schedule in (
+        Schedule(cron="0 0 * * *", exceptions=YEARS),
+        Schedule(cron="* * * * * *", exceptions=YEARS),
+        Schedule(every=86_400, exceptions=YEARS),
+    ):
+        assert schedule.next(utc("2026-05-01T00:00")) == utc("2035-01-08T00:00")
 
 
 def test_a_rule_of_seconds_goes_on_after_days_that_are_excepted() -> None:
