@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, LiteralString
 
 import psycopg
@@ -96,26 +97,25 @@ def _beat(subject: Subject) -> Iterator[int]:
 def _waiting(subject: Subject, pid: int) -> dict[str, float]:
     """CPU of a beat that waits, and how often it asks, while nothing is due."""
     began, spent = time.monotonic(), processes.cpu(pid)
-    asked: list[float] = []
-    seen = None
+    asked: set[datetime] = set()
     # Of another database, whose own queries are not counted.
     with subject.postgres.connect() as look:
         while time.monotonic() - began < IDLE:
-            row = look.execute(
-                "select max(query_start) from pg_stat_activity where application_name = any(%s)"
-                " and datname = %s",
-                [["pgtask:beat"], subject.database],
-            ).fetchone()
-            if row is not None and row[0] != seen:
-                if seen is not None:
-                    asked.append(time.monotonic())
-                seen = row[0]
+            # Both of its connections: the one it asks on, and the one it listens on.
+            found = look.execute(
+                "select query_start from pg_stat_activity"
+                " where application_name like 'pgtask:beat%%' and datname = %s",
+                [subject.database],
+            )
+            asked.update(start for (start,) in found)
             time.sleep(0.05)
     passed = time.monotonic() - began
-    gaps = [after - before for before, after in itertools.pairwise(asked)]
+    # The first two were there when it began to wait.
+    starts = sorted(asked)[2:]
+    gaps = [(after - before).total_seconds() for before, after in itertools.pairwise(starts)]
     return {
         "idle_cpu_percent": (processes.cpu(pid) - spent) / passed * 100,
-        "idle_queries_per_s": len(asked) / passed,
+        "idle_queries_per_s": len(starts) / passed,
         "idle_least_gap_s": min(gaps, default=passed),
     }
 
