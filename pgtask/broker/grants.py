@@ -41,10 +41,11 @@ INSIDE = (
     "_announce", "_backoff", "_cancel_again", "_check_arguments", "_check_call", "_check_casts",
     "_check_keys", "_check_nul", "_check_options", "_check_policy", "_check_result",
     "_check_schedule", "_check_specs", "_check_wanted", "_count", "_end", "_enqueue_keyed",
-    "_enqueue_rows", "_fill", "_forget", "_forget_ticks", "_globs", "_hand_over", "_hold",
-    "_keep_keys", "_lock_keyed", "_make_job", "_pick", "_place", "_placeholders", "_promote",
-    "_redeclare", "_refuse_stale", "_schedule_of", "_seconds", "_settle", "_sign", "_tell_beat",
-    "_tell_event", "_trigger_plan", "_upkeep", "_wait_for", "_wake",
+    "_enqueue_row", "_fill", "_fill_time", "_forget", "_forget_ticks", "_globs", "_hand_over",
+    "_hold", "_jobs_query", "_keep_keys", "_lock_keyed", "_make_job", "_pick", "_place",
+    "_placeholders", "_promote", "_redeclare", "_refuse_stale", "_schedule_of", "_seconds",
+    "_settle", "_sign", "_tell_beat", "_tell_event", "_trigger_plan", "_upkeep", "_wait_for",
+    "_wake",
 )  # fmt: skip
 
 FUNCTIONS: Mapping[Group, tuple[str, ...]] = MappingProxyType(

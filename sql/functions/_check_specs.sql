@@ -1,15 +1,19 @@
--- Refuse, by its place, one of many jobs that enqueue would refuse. True when one has a job key. A
--- combination of options is checked once, and arguments only where something might be wrong with them.
-create or replace function pgtask._check_specs(p_jobs pgtask.job_spec[]) returns boolean
+-- Refuse, by its place, one of many jobs that enqueue would refuse. Say whether one has a job key, and in which
+-- queues there is work at p_now. A combination of options is looked at once, and arguments are only where
+-- something might be wrong with them.
+create or replace function pgtask._check_specs(
+  p_jobs pgtask.job_spec[], p_now timestamptz, out keyed boolean, out queues text[])
 language plpgsql stable security definer set search_path = pg_catalog, pgtask, pg_temp
 set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
-  v_keyed  boolean := false;
-  v_place  bigint;
-  v_call   record;
+  v_place bigint;
+  v_call  record;
+  v_queue text;
 begin
+  keyed := false;
+  queues := '{}';
   for v_call in
     select min(s.ordinality) as place, bool_or(s.key is not null) as keyed, s.task, s.queue, s.priority,
            s.on_conflict, s.max_attempts, s.keep, s.backoff::text::json as backoff, s.timeout, s.run_at, s.delay,
@@ -20,7 +24,11 @@ begin
     order by 1
   loop
     v_place := v_call.place;
-    v_keyed := v_keyed or v_call.keyed;
+    keyed := keyed or v_call.keyed;
+    v_queue := coalesce(v_call.queue, 'default');
+    if coalesce(v_call.run_at, p_now + v_call.delay, p_now) <= p_now and v_queue <> all(queues) then
+      queues := queues || v_queue;
+    end if;
     perform pgtask._check_call(v_call.task, v_call.queue, v_call.priority, v_call.on_conflict, v_call.max_attempts,
                                null, v_call.keep);
     if num_nonnulls(v_call.run_at, v_call.delay, v_call.expires, v_call.tags, v_call.tenant) > 0 then
@@ -49,11 +57,10 @@ begin
     perform pgtask._check_arguments(v_call.args, v_call.kwargs, v_call.headers);
     perform pgtask._check_keys(array[v_call.key], array[v_call.serial]);
   end loop;
-  return v_keyed;
 exception
   -- A subtransaction that writes nothing takes no transaction id: it costs microseconds, once a call.
   when sqlstate 'TQ002' then
     raise exception 'job % of %: %', v_place, cardinality(p_jobs), sqlerrm using errcode = 'TQ002';
 end $$;
-comment on function pgtask._check_specs(pgtask.job_spec[]) is
-  'Raise TQ002, with its place, for a job that cannot be enqueued; true when one has a job key.';
+comment on function pgtask._check_specs(pgtask.job_spec[], timestamptz) is
+  'Raise TQ002, with its place, for a job that cannot be enqueued; say if one has a job key, and who is to be woken.';

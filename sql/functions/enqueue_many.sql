@@ -9,6 +9,7 @@ declare
   v_now    timestamptz := clock_timestamp();
   v_tenant text := nullif(current_setting('pgtask.tenant', true), '');
   v_keyed  boolean;
+  v_queues text[];
   v_queue  text;
   v_spec   record;
   v_job    pgtask._job;
@@ -16,7 +17,7 @@ declare
   v_id     bigint;
   v_made   boolean;
 begin
-  v_keyed := pgtask._check_specs(jobs);
+  select c.keyed, c.queues into v_keyed, v_queues from pgtask._check_specs(jobs, v_now) c;
   if length(v_tenant) > 128 then
     raise exception 'a tenant has at most 128 characters, pgtask.tenant has %', length(v_tenant)
       using errcode = 'TQ002';
@@ -99,10 +100,7 @@ begin
     return query select u.id from unnest(v_ids) with ordinality as u (id, place) order by u.place;
   end if;
 
-  for v_queue in
-    select distinct coalesce(s.queue, 'default') from unnest(jobs) s
-    where coalesce(s.run_at, v_now + s.delay) <= v_now or s.run_at is null and s.delay is null
-  loop
+  foreach v_queue in array v_queues loop
     perform pgtask._wake(v_queue);
   end loop;
 end $$;

@@ -8,39 +8,34 @@ as $$
 #variable_conflict use_variable
 declare
   v_plan record;
-  v_page integer;
   v_rows json[];
+  v_jobs pgtask.job_spec[];
 begin
   select * into v_plan
   from pgtask._trigger_plan('enqueue_row', tg_relid, tg_name::text, tg_when, tg_level, tg_op, tg_argv);
-  if tg_level = 'ROW' then
-    if tg_op = 'DELETE' then
-      v_rows := array[row_to_json(old)];
-    else
-      v_rows := array[row_to_json(new)];
-    end if;
-    perform pgtask._enqueue_rows(v_plan.call, v_plan.starts, v_plan.columns, v_rows);
+  if tg_level = 'ROW' and tg_op = 'DELETE' then
+    v_rows := array[row_to_json(old)];
+  elsif tg_level = 'ROW' then
+    v_rows := array[row_to_json(new)];
+  elsif tg_op = 'DELETE' then
+    v_rows := array(select row_to_json(r.*) from old_rows r limit 2);
+  else
+    v_rows := array(select row_to_json(r.*) from new_rows r limit 2);
+  end if;
+  if cardinality(v_rows) = 1 then
+    perform pgtask._enqueue_row(v_plan.call, v_plan.starts, v_plan.columns, v_rows[1]);
+  end if;
+  if cardinality(v_rows) < 2 then
     return null;
   end if;
-  -- In pages, since an array holds 1 GB at most; not where there are keys, which are taken in one order.
-  v_page := case when (v_plan.call).key is null then 10000 else 2147483647 end;
-  if tg_op = 'DELETE' then
-    for v_rows in
-      select array_agg(r.row order by r.place)
-      from (select row_to_json(old_rows.*) as row, row_number() over () - 1 as place from old_rows) r
-      group by r.place / v_page order by r.place / v_page
-    loop
-      perform pgtask._enqueue_rows(v_plan.call, v_plan.starts, v_plan.columns, v_rows);
-    end loop;
-  else
-    for v_rows in
-      select array_agg(r.row order by r.place)
-      from (select row_to_json(new_rows.*) as row, row_number() over () - 1 as place from new_rows) r
-      group by r.place / v_page order by r.place / v_page
-    loop
-      perform pgtask._enqueue_rows(v_plan.call, v_plan.starts, v_plan.columns, v_rows);
-    end loop;
-  end if;
+  -- A query that is made costs a tenth of a millisecond, and less for each row.
+  for v_jobs in
+    execute pgtask._jobs_query(case when tg_op = 'DELETE' then 'old_rows' else 'new_rows' end, v_plan.columns,
+                               v_plan.filled, (v_plan.call).key is not null)
+    using v_plan.call, v_plan.starts, v_plan.columns
+  loop
+    perform pgtask.enqueue_many(v_jobs);
+  end loop;
   return null;
 end $$;
 comment on function pgtask.enqueue_row() is

@@ -40,12 +40,20 @@ def test_no_function_stands_twice_under_one_name(engine: Engine) -> None:
     assert twice == []
 
 
-def test_only_what_changes_tables_builds_statements_from_text(engine: Engine) -> None:
+def test_only_what_changes_tables_or_reads_rows_of_a_statement_builds_statements_from_text(
+    engine: Engine,
+) -> None:
     dynamic = engine.values(
         "select proname::text from pg_proc where pronamespace = %s::regnamespace"
         " and prosrc ~* '\\mexecute\\M' order by 1", OURS,
     )  # fmt: skip
-    assert dynamic == ["maintain", "set_queue_events"]
+    assert dynamic == [
+        "enqueue_fields",
+        "enqueue_row",
+        "enqueue_row_id",
+        "maintain",
+        "set_queue_events",
+    ]
 
 
 def test_a_backslash_stands_in_escape_strings_only(engine: Engine) -> None:

@@ -215,6 +215,47 @@ def test_hostile_text_arrives_verbatim(orders: Table, level: str) -> None:
     assert HOSTILE[:20].replace(chr(34), "") in job.kwargs
 
 
+@pytest.mark.parametrize("event", ["insert", "delete"])
+@pytest.mark.parametrize(
+    "options", ["", ", 'serial={{a}}'", ", 'serial={a}', 'key={no}', 'run_at={due}', 'tenant={a}'"]
+)
+@pytest.mark.parametrize("columns", [0, 3, 60])
+def test_a_row_makes_the_same_job_alone_and_among_others(
+    orders: Table, columns: int, options: str, event: str
+) -> None:
+    # given more columns than a function takes arguments, some of hostile names
+    hostile = ['a"', "b' || pg_sleep(9) || '", "%s $1 {x}", "C\\", "select", "é; drop table orders"]
+    names = ["no", *hostile, *(f"c{n}" for n in range(60))]
+    orders.run("drop table orders")
+    quoted = ", ".join('"' + name.replace('"', '""') + '" text' for name in names[1:])
+    orders.run(f"create table orders (no int primary key, {quoted}, a text, due timestamptz)")
+    chosen = ", ".join("'" + name.replace("'", "''") + "'" for name in names[:columns])
+    call = f"enqueue_fields('t', {chosen}{options})" if columns else f"enqueue_row('t'{options})"
+    values = "n, " + ", ".join(f"'{{{n}}}' || n" for n in range(66)) + ", 'x' || n, '2100-01-01'"
+    fill = f"insert into orders select {values} from generate_series(%s::int, %s::int) n"
+
+    made = []
+    for pairs in ([(1, 1), (2, 2), (3, 3)], [(1, 3)]):
+        if event == "insert":
+            orders.trigger(call, "insert", level="statement")
+        for first, last in pairs:
+            orders.run(fill, first, last)
+        if event == "delete":
+            orders.trigger(call, "delete", level="statement")
+            for first, last in pairs:
+                orders.run("delete from orders where no between %s and %s", first, last)
+        made.append(
+            [(j.task, j.kwargs, j.serial, j.key, j.run_at, j.tenant) for j in orders.jobs()]
+        )
+        orders.run("drop trigger if exists x on orders")
+        orders.run("truncate orders")
+
+    # then no way to make it makes another
+    assert made[0] == made[1]
+    assert len(made[0]) == 3
+    assert [*made[0][1][1]] == (names[:columns] or [*names, "a", "due"])
+
+
 @BOTH
 def test_columns_that_come_and_go_are_noticed_in_the_same_session(
     orders: Table, level: str
