@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from pgtask.broker.attempts import Claimed, Ended
-from pgtask.worker import unwanted, verdicts, wire
+from pgtask.worker import flaws, unwanted, verdicts, wire
 from pgtask.worker.brood import Brood
 from pgtask.worker.cancelling import Cancellations, nudge
 from pgtask.worker.chances import later
@@ -204,6 +204,11 @@ class Children:
         """
         if not is_async:
             self._pace.expect(backlog=backlog)
+        if flawed := flaws.found(jobs):
+            ended = [flaws.failed(job, why) for job, why in flawed]
+            self._tell(ended, [job.task for job, _ in flawed])
+            ids = {job.id for job, _ in flawed}
+            jobs = [job for job in jobs if job.id not in ids]
         if self._reloaded:
             # Claimed for what the code was like a moment ago, perhaps.
             self._sort(jobs)
