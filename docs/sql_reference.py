@@ -42,7 +42,7 @@ _MEANINGS = {
     "epoch": "which claim of the job this is, as `claim` answered",
     "error": "what went wrong, in words",
     "expires": "not started within it, the job is cancelled; never",
-    "finished": "ended so many seconds ago, or longer; 7 days, with `ids` any age",
+    "finished": "ended that long ago, or longer; 7 days, with `ids` any age",
     "grace": "a tick that is later than this is not fired; never too late",
     "headers": "a JSON object that travels beside the arguments",
     "ids": "of which jobs",

@@ -273,14 +273,18 @@ def rescue(silent: Mapping[UUID, int]) -> Statement[dict[UUID, int]]:
 def maintain(retention: float) -> Statement[int]:
     """Make the coming days' partitions of history, drop those past the retention (seconds)."""
     return Statement(
-        "select pgtask.maintain(%(retention)s::float8)", {"retention": retention}, scalar
+        "select pgtask.maintain(%(retention)s::float8 * interval '1 s')",
+        {"retention": retention},
+        scalar,
     )
 
 
 def purge(age: float, page: int = 5000) -> Statement[int]:
     """Remove one page of finished jobs older than `age` seconds; answers how many."""
     return Statement(
-        "select pgtask.purge(%(age)s::float8, %(page)s::int)", {"age": age, "page": page}, scalar
+        "select pgtask.purge(%(age)s::float8 * interval '1 s', %(page)s::int)",
+        {"age": age, "page": page},
+        scalar,
     )
 
 

@@ -36,7 +36,7 @@ begin
     v_due := coalesce(pg_sequence_last_value('pgtask.purge_at'::regclass), 0);
     if v_ms >= v_due or v_due - v_ms > 120000 then
       perform setval('pgtask.purge_at', v_ms + 60000);
-      if pgtask.purge(604800, 1000) >= 1000 then
+      if pgtask.purge('7 days', 1000) >= 1000 then
         perform setval('pgtask.purge_at', v_ms + 1000);
       end if;
     end if;

@@ -1,7 +1,7 @@
 -- Keep the days of history: a partition for today and the next days, and none that is wholly past the
 -- retention. Table locks only with NOWAIT: whoever is in the way wins, the next call tries again. A
 -- day past the retention is detached by one call and dropped by the next, so that the lock is short.
-create or replace function pgtask.maintain(p_retention double precision default 604800, p_at timestamptz default null)
+create or replace function pgtask.maintain(p_retention interval default '7 days', p_at timestamptz default null)
 returns integer
 language plpgsql security definer
 set search_path = pg_catalog, pgtask, pg_temp
@@ -14,8 +14,8 @@ declare
   v_done  integer := 0;
   v_part  record;
 begin
-  if p_retention is null or p_retention < 0 then
-    raise exception 'maintain takes a retention of at least 0 seconds, got %', p_retention using errcode = 'TQ002';
+  if p_retention is null or p_retention < '0' then
+    raise exception 'maintain takes a retention of at least 0, got %', p_retention using errcode = 'TQ002';
   end if;
   if not pg_try_advisory_xact_lock(618033988, 2) then
     return 0;
@@ -60,7 +60,7 @@ begin
     select c.relname from pg_class c
     where c.relnamespace = 'pgtask'::regnamespace and c.relkind = 'r' and c.relispartition
       and c.relname ~ '^done_[0-9]{8}$'
-      and (to_date(right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp at time zone 'UTC' <= v_at - p_retention * interval '1 second'
+      and (to_date(right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp at time zone 'UTC' <= v_at - p_retention
     order by c.relname
   loop
     begin
@@ -75,5 +75,5 @@ begin
   end loop;
   return v_done;
 end $$;
-comment on function pgtask.maintain(double precision, timestamptz) is
+comment on function pgtask.maintain(interval, timestamptz) is
   'Create the coming days'' partitions of history and detach, then drop, those past the retention; returns how many changed.';

@@ -1,15 +1,15 @@
--- Remove finished jobs and ticks older than so many seconds, one page of each at a time; call until 0.
+-- Remove finished jobs and ticks older than that, one page of each at a time; call until 0.
 -- Whole days of jobs go by dropping their partition, the rest by bounded deletes. Of jobs told by their ids
 -- (a page of them at a time, too) nothing else is removed, and any age is old enough unless one is given.
 create or replace function pgtask.purge(
-  finished double precision default null, page integer default null, at timestamptz default null,
+  finished interval default null, page integer default null, at timestamptz default null,
   ids bigint[] default null
 ) returns bigint
 language plpgsql security definer set search_path = pg_catalog, pgtask, pg_temp
 as $$
 #variable_conflict use_column
 declare
-  v_age  double precision := coalesce(purge.finished, case when purge.ids is null then 604800 else 0 end);
+  v_age  double precision := coalesce(extract(epoch from purge.finished), case when purge.ids is null then 604800 else 0 end);
   v_page integer := coalesce(purge.page, 5000);
   v_at   timestamptz := coalesce(purge.at, clock_timestamp());
   v_old  timestamptz;
@@ -17,8 +17,8 @@ declare
   v_rows bigint := 0;
   v_more bigint;
 begin
-  if v_age < 0 or v_age = 'NaN' or v_page < 1 then
-    raise exception 'purge takes an age of at least 0 seconds and a page of at least 1, got % and %', v_age, v_page
+  if v_age < 0 or v_page < 1 then
+    raise exception 'purge takes an age of at least 0 and a page of at least 1, got % and %', coalesce(purge.finished::text, 'none'), v_page
       using errcode = 'TQ002';
   end if;
   v_old := v_at - least(v_age, 3155760000) * interval '1 second';
@@ -78,8 +78,8 @@ begin
   get diagnostics v_more = row_count;
   return v_rows + v_more;
 end $$;
-comment on function pgtask.purge(double precision, integer, timestamptz, bigint[]) is
-  'Remove one page of finished jobs, and one of ticks, older than the age in seconds, or of the jobs with these ids; returns how many. Call until 0.';
+comment on function pgtask.purge(interval, integer, timestamptz, bigint[]) is
+  'Remove one page of finished jobs, and one of ticks, older than the age, or of the jobs with these ids; returns how many. Call until 0.';
 -- example:
---   select pgtask.purge(86400);
+--   select pgtask.purge('1 day');
 --   select pgtask.purge(ids => array(select pgtask.find_jobs(task => 'mail.*', state => 'cancelled')));

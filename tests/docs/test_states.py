@@ -187,7 +187,7 @@ def _retry(job: int, db: Database) -> None:
 
 
 def _purge(job: int, db: Database) -> None:
-    db.ask("select pgtask.purge(0)")
+    db.ask("select pgtask.purge('0 s')")
 
 
 # A move as the page has it → what is done; the answer is the job to look at, None for the same.

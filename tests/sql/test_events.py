@@ -234,7 +234,7 @@ def test_a_users_own_function_of_the_same_name_confuses_nobody(engine: Engine, e
 
 
 def test_a_day_of_history_that_is_dropped_says_nothing(engine: Engine, ear: Ear) -> None:
-    engine.all("select pgtask.maintain(604800, '2030-01-01 12:00+00')")
+    engine.all("select pgtask.maintain('604800 s', '2030-01-01 12:00+00')")
     worker, job = engine.running(policy={"result_ttl": 3e9})
     engine.connection.execute("alter table pgtask.done disable trigger user")
     engine.finish(worker, [job])
@@ -242,13 +242,13 @@ def test_a_day_of_history_that_is_dropped_says_nothing(engine: Engine, ear: Ear)
     engine.connection.execute("update pgtask.done set finished_at = '2030-01-01 13:00+00'")
     ear.heard()
     for _ in range(3):
-        engine.all("select pgtask.maintain(604800, '2030-02-01 12:00+00')")
+        engine.all("select pgtask.maintain('604800 s', '2030-02-01 12:00+00')")
 
     assert ear.heard() == []
     assert engine.where(job.id) == ["done"]
     engine.connection.execute("truncate pgtask.done")
     for _ in range(3):
-        engine.all("select pgtask.maintain(0, '2031-02-01 12:00+00')")
+        engine.all("select pgtask.maintain('0 s', '2031-02-01 12:00+00')")
 
 
 # --- switching -----------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ def test_nothing_works_less_in_a_session_with_other_habits(engine: Engine) -> No
         engine.connection.execute(f"set {setting}".encode())
     worker, job = engine.running(policy={"timeout": 1.5})
     engine.finish(worker, [job], "retried")
-    engine.all("select pgtask.maintain(0), pgtask.purge(0)")
+    engine.all("select pgtask.maintain('0 s'), pgtask.purge('0 s')")
     engine.all("select pgtask.enqueue('t', timeout => interval '90 s', delay => interval '1 s')")
 
     assert engine.promote(ahead=60) == 2

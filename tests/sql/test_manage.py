@@ -313,7 +313,7 @@ def test_purge_by_ids_removes_finished_ones_among_them_page_by_page(engine: Engi
         engine.value("select pgtask.purge(page => 2, ids => %s::bigint[])", ids[:3])
         for _ in range(3)
     ]
-    young = engine.value("select pgtask.purge(60, ids => %s::bigint[])", ids)
+    young = engine.value("select pgtask.purge('60 s', ids => %s::bigint[])", ids)
 
     assert pages == [2, 1, 0]
     assert young == 0

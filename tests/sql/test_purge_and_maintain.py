@@ -57,18 +57,20 @@ def _age(engine: Engine, job_id: int, interval: str) -> None:
 
 
 def _maintain(engine: Engine, retention: float = 7 * DAY, at: str = "2030-03-10 12:00+00") -> int:
-    return int(engine.value("select pgtask.maintain(%s, %s::timestamptz)", retention, at))
+    return int(
+        engine.value("select pgtask.maintain(%s * interval '1 s', %s::timestamptz)", retention, at)
+    )
 
 
 def test_purge_removes_what_is_older_with_all_that_belongs_to_it(engine: Engine) -> None:
     old, young = _finished(engine), _finished(engine)
     _age(engine, old, "2 days")
-    assert engine.value("select pgtask.purge(86400)") == 1
+    assert engine.value("select pgtask.purge('86400 s')") == 1
 
     assert engine.values("select id from pgtask.jobs") == [young]
     assert engine.values("select job from pgtask.payload") == [young]
     assert engine.values("select job from pgtask.attempt_error") == [young]
-    assert engine.value("select pgtask.purge(86400)") == 0
+    assert engine.value("select pgtask.purge('86400 s')") == 0
 
 
 def test_purge_goes_page_by_page_until_nothing_is_left(engine: Engine) -> None:
@@ -76,7 +78,7 @@ def test_purge_goes_page_by_page_until_nothing_is_left(engine: Engine) -> None:
     engine.enqueue_many([[]] * 25)
     engine.finish(worker, engine.claim(worker, 25))
 
-    assert [engine.value("select pgtask.purge(0, 10)") for _ in range(4)] == [10, 10, 5, 0]
+    assert [engine.value("select pgtask.purge('0 s', 10)") for _ in range(4)] == [10, 10, 5, 0]
 
 
 def test_a_jobs_own_result_ttl_overrides_the_age(engine: Engine) -> None:
@@ -84,11 +86,15 @@ def test_a_jobs_own_result_ttl_overrides_the_age(engine: Engine) -> None:
     long = _finished(engine, policy={"result_ttl": 10 * DAY})
     _age(engine, long, "9 days")
 
-    assert engine.value("select pgtask.purge(86400)") == 0
-    assert engine.value("select pgtask.purge(86400, 100, clock_timestamp() + interval '61 s')") == 1
+    assert engine.value("select pgtask.purge('86400 s')") == 0
+    assert (
+        engine.value("select pgtask.purge('86400 s', 100, clock_timestamp() + interval '61 s')")
+        == 1
+    )
     assert engine.where(short) == []
     assert (
-        engine.value("select pgtask.purge(86400, 100, clock_timestamp() + interval '11 days')") == 1
+        engine.value("select pgtask.purge('86400 s', 100, clock_timestamp() + interval '11 days')")
+        == 1
     )
     assert engine.where(long) == []
 
@@ -98,14 +104,16 @@ def test_purge_leaves_unfinished_jobs_alone(engine: Engine) -> None:
     engine.enqueue()
     engine.enqueue(delay=60.0)
 
-    assert engine.value("select pgtask.purge(0, 100, clock_timestamp() + interval '1 year')") == 0
+    assert (
+        engine.value("select pgtask.purge('0 s', 100, clock_timestamp() + interval '1 year')") == 0
+    )
     assert engine.count("jobs") == 3
 
 
 def test_purge_removes_keys_left_with_jobs_that_ended(engine: Engine) -> None:
     job_id = _finished(engine)
     engine.all("insert into pgtask.job_key values ('k', %s) returning key", job_id)
-    engine.all("select pgtask.purge(0)")
+    engine.all("select pgtask.purge('0 s')")
 
     assert engine.count("job_key") == 0
 
@@ -118,12 +126,14 @@ def test_purge_forgets_workers_a_day_after_their_death_and_old_watchers(engine: 
     assert engine.count("worker") == 2
     assert engine.count("watcher") == 1
 
-    engine.all("select pgtask.purge(0, 1, clock_timestamp() + interval '25 hours')")
+    engine.all("select pgtask.purge('0 s', 1, clock_timestamp() + interval '25 hours')")
     assert engine.values("select id from pgtask.worker") == [alive]
     assert engine.count("watcher") == 0
 
 
-@pytest.mark.parametrize("arguments", ["-1", "'NaN'", "0, 0", "0, -1", "-1, ids => '{1}'"])
+@pytest.mark.parametrize(
+    "arguments", ["'-1 s'", "'-1 day'", "'0', 0", "'0', -1", "'-1 s', ids => '{1}'"]
+)
 def test_purge_refuses_nonsense(engine: Engine, arguments: str) -> None:
     _finished(engine)
     with pytest.raises(psycopg.Error, match="purge takes") as refused:
@@ -224,7 +234,7 @@ def test_a_job_that_is_to_outlive_its_day_does(engine: Engine) -> None:
 
     assert engine.values("select id from pgtask.jobs") == [long]
     assert engine.result(long).result == '"' + "r" * 3000 + '"'
-    assert engine.value("select pgtask.purge(0, 10, '2030-04-01 00:00+00')") == 1
+    assert engine.value("select pgtask.purge('0 s', 10, '2030-04-01 00:00+00')") == 1
 
 
 def test_maintain_lets_whoever_uses_history_go_first(

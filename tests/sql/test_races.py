@@ -186,8 +186,8 @@ def test_a_purge_waits_for_no_producer_and_leaves_no_key_behind(races: Races) ->
     with races.first.connection.transaction(force_rollback=True):
         races.first.enqueue(2, key="k")
         races.second.finish(worker, [owner])
-        assert races.second.value("select pgtask.purge(0)") == 0
-    assert races.second.value("select pgtask.purge(0)") == 1
+        assert races.second.value("select pgtask.purge('0 s')") == 0
+    assert races.second.value("select pgtask.purge('0 s')") == 1
     assert races.engine.count("job_key") == 0
 
 
@@ -196,8 +196,8 @@ def test_two_purges_share_the_work(races: Races) -> None:
     races.engine.enqueue_many([[]] * 20)
     races.engine.finish(worker, races.engine.claim(worker, 20))
     with races.first.connection.transaction():
-        assert races.first.value("select pgtask.purge(0, 5)") == 5
-        assert races.second.value("select pgtask.purge(0, 100)") == 15
+        assert races.first.value("select pgtask.purge('0 s', 5)") == 5
+        assert races.second.value("select pgtask.purge('0 s', 100)") == 15
 
 
 def test_the_second_claimer_of_a_lane_waits_and_then_parks_its_job(races: Races) -> None:

@@ -175,7 +175,7 @@ def test_a_producer_cannot_read_claim_finish_or_delete(
                     sql.SQL(statement).format(sql.Identifier("pgtask", relation))
                 )
     refused(producer, "select pgtask.cancel(array[%s]::bigint[])", job.id)
-    refused(producer, "select pgtask.purge(0)")
+    refused(producer, "select pgtask.purge('0 s')")
     refused(producer, "select * from pgtask._claim(%s, 1, '{default}', '{t}')", worker)
     refused(producer, "select pgtask.commit_job(%s, %s, %s, null)", worker, job.id, job.epoch)
     refused(producer, "select nextval('pgtask.seq')")

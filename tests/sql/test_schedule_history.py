@@ -49,7 +49,7 @@ def test_young_ticks_count_among_the_twenty(engine: Engine) -> None:
 def test_ticks_go_page_by_page(engine: Engine) -> None:
     _history(engine, "a", 45, age=8 * DAY)
     _history(engine, "b", 25, age=8 * DAY)
-    found = [engine.value("select pgtask.purge(604800, 10)") for _ in range(4)]
+    found = [engine.value("select pgtask.purge('604800 s', 10)") for _ in range(4)]
     assert found == [10, 10, 10, 0]
     assert _left(engine) == {"a": 20, "b": 20}
 
@@ -63,7 +63,7 @@ def test_a_tick_of_a_job_goes_without_the_job_and_the_job_without_the_tick(engin
     assert engine.count("ready") == 25
     worker = engine.worker()
     engine.finish(worker, engine.claim(worker, 25))
-    assert engine.value("select pgtask.purge(0)") == 25
+    assert engine.value("select pgtask.purge('0 s')") == 25
     assert engine.values("select distinct outcome from pgtask.ticks") == [None]
 
 
@@ -71,5 +71,5 @@ def test_beats_are_forgotten_a_day_after_they_were_seen(engine: Engine) -> None:
     due(engine, beat=uuid4())
     engine.all("select pgtask.purge()")
     assert engine.count("beat") == 1
-    engine.all("select pgtask.purge(0, 1, clock_timestamp() + interval '25 hours')")
+    engine.all("select pgtask.purge('0 s', 1, clock_timestamp() + interval '25 hours')")
     assert engine.count("beat") == 0

@@ -129,7 +129,7 @@ def test_a_row_of_a_beat_that_somebody_holds_is_not_waited_for(races: Races) -> 
     with races.first.connection.transaction():
         races.first.connection.execute("select from pgtask.beat for update")
         assert due(races.second, beat=beat) == []
-        races.second.all("select pgtask.purge(0, 1, clock_timestamp() + interval '2 days')")
+        races.second.all("select pgtask.purge('0 s', 1, clock_timestamp() + interval '2 days')")
     assert races.engine.count("beat") == 1
 
 

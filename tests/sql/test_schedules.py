@@ -373,6 +373,6 @@ def test_the_views_tell_what_became_of_the_jobs(engine: Engine) -> None:
     )  # fmt: skip
     assert shown.lateness == shown.fired_at - shown.tick_at
 
-    engine.all("select pgtask.purge(0)")
+    engine.all("select pgtask.purge('0 s')")
     assert engine.value("select outcome from pgtask.ticks") is None
     assert engine.value("select last_state from pgtask.schedules") is None

@@ -145,7 +145,7 @@ class Player:
         )
 
     def purge(self) -> None:
-        self.engine.all("select pgtask.purge(1.0, 20)")
+        self.engine.all("select pgtask.purge('1.0 s', 20)")
         self.engine.all("select pgtask.purge(ids => %s::bigint[])", self._some())
 
 
@@ -191,6 +191,6 @@ def test_everything_at_once_loses_nothing_and_blocks_nobody(
             break
     assert engine.count("waiting") == engine.count("ready") == engine.count("running") == 0
     assert engine.count("job_key") == engine.count("slot") == engine.count("cancel_request") == 0
-    engine.all("select pgtask.purge(0, 100000)")
+    engine.all("select pgtask.purge('0 s', 100000)")
     for table in ("done", "payload", "attempt_error"):
         assert engine.count(table) == 0

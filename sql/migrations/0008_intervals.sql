@@ -1,0 +1,8 @@
+-- what: ages are intervals, as all durations; triggers for each statement make their jobs in one query
+-- why: one way to say how long in SQL; and two functions take other arguments now, or nobody calls them
+-- previous release: none was published; workers of before must be stopped, they say ages in seconds
+-- oldest release: 0.1.0
+drop function if exists pgtask._enqueue_rows(pgtask.job_spec, text, text[], json[]);
+drop function if exists pgtask._check_specs(pgtask.job_spec[]);
+drop function if exists pgtask.purge(double precision, integer, timestamptz, bigint[]);
+drop function if exists pgtask.maintain(double precision, timestamptz);
