@@ -15,6 +15,7 @@ from pgtask.client import Client
 from pgtask.config import near
 from pgtask.errors import BadOption
 from pgtask.job import STATES
+from pgtask.lossless import shown, unfit
 from pgtask.retry import parse_seconds
 
 T = TypeVar("T")
@@ -289,8 +290,10 @@ def _filter(which: JobFilter) -> Filter:
             f"there is no filter {name!r}{near(name, sorted(JobFilter.__annotations__))}"
         )
     for name in ("task", "key", "serial", "tag", "tenant", "reason"):
-        if not isinstance(which.get(name, ""), str):
-            raise BadOption(f"{name} is a string, got {which.get(name)!r}")
+        word = which.get(name, "")
+        if not isinstance(word, str):
+            raise BadOption(f"{name} is a string, got {word!r}")
+        _check_text(name, word)
     states = _words("state", which.get("state", ()))
     for state in states:
         if state not in STATES:
@@ -315,7 +318,14 @@ def _words(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
     words = (value,) if isinstance(value, str) else tuple(value)
     if not all(isinstance(word, str) for word in words):
         raise BadOption(f"{name} is a string or several, got {value!r}")
+    for word in words:
+        _check_text(name, word)
     return words
+
+
+def _check_text(name: str, word: str) -> None:
+    if fault := unfit(word, name):
+        raise BadOption(f"{name} {shown(word)}: {fault.message} → leave it out")
 
 
 def _seconds(name: str, value: float | timedelta | None) -> float | None:

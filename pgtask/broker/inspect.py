@@ -160,6 +160,7 @@ class WorkerLine:
     last_beat_at: datetime
     died_at: datetime | None
     silent: float
+    kind: str  # worker; or consumer, which only sends SQL
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +319,7 @@ def workers() -> Statement[list[WorkerLine]]:
         """
 select w.id::text, w.host, w.pid, w.version, w.queues, w.tasks, w.children, w.running, w.alive,
        w.started_at, w.last_beat_at, w.died_at,
-       extract(epoch from clock_timestamp() - w.last_beat_at)::float8
+       extract(epoch from clock_timestamp() - w.last_beat_at)::float8, w.kind
   from pgtask.workers w
  order by w.alive desc, w.started_at, w.id""",
         {},

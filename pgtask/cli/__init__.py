@@ -46,7 +46,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "queues": ("pgtask.cli.queues:queues", "List queues and what they hold."),
     "queue": ("pgtask.cli.queues:queue", "Add, pause or resume a queue, or switch its events."),
     "tail": ("pgtask.cli.tail:tail", "Show what happens to jobs, as it happens."),
-    "workers": ("pgtask.cli.workers:workers", "List worker processes, the living first."),
+    "workers": (
+        "pgtask.cli.workers:workers",
+        "List workers and consumers, the living first.",
+    ),
     "tasks": ("pgtask.cli.tasks:tasks", "List tasks, and whether a live worker knows them."),
     "schedule": ("pgtask.cli.schedule:schedule", "Make, list, pause and fire schedules."),
     "config": ("pgtask.cli.settings:config", "Show every setting and where it came from."),

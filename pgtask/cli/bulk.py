@@ -13,7 +13,7 @@ import click
 from pgtask.broker import jobs
 from pgtask.broker.jobs import Verb
 from pgtask.cli import failure
-from pgtask.cli.filters import filter_of, filtered
+from pgtask.cli.filters import JOB_ID, filter_of, filtered
 from pgtask.cli.progress import Progress
 from pgtask.cli.session import Session, pass_session
 from pgtask.cli.times import DURATION, INSTANT
@@ -28,7 +28,7 @@ ASK_ABOVE = 20
 
 Change = Callable[[list[int]], "Statement[dict[int, str]]"]
 
-_IDS = click.argument("ids", nargs=-1, type=int, metavar="[ID]...")
+_IDS = click.argument("ids", nargs=-1, type=JOB_ID, metavar="[ID]...")
 _EVERY = click.option("--all", "every", is_flag=True, help="Every job there is.")
 _DRY = click.option("--dry-run", is_flag=True, help="Only say how many jobs it would be.")
 

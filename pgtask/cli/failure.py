@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from typing import TypeGuard
 
 import click
 
@@ -69,6 +70,8 @@ def exit_code(error: BaseException) -> int | None:
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code
+    if _is_not_unicode(error):
+        return USAGE
     # What PostgreSQL itself refuses. Known by its module: psycopg may not even be loaded.
     return FAILED if type(error).__module__.startswith("psycopg") else None
 
@@ -88,7 +91,14 @@ def show(error: BaseException, *, traceback_too: bool) -> None:
             sys.stderr.write(redact_text(note.rstrip("\n")) + "\n")
 
 
+def _is_not_unicode(error: BaseException) -> TypeGuard[UnicodeEncodeError]:
+    # Bytes of the command line that are not UTF-8, as Python hands them on, meet psycopg.
+    return isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8"
+
+
 def _line(error: BaseException) -> str:
+    if _is_not_unicode(error):
+        return f"{error.object!r} is not valid Unicode → write it in UTF-8"
     if not isinstance(error, click.ClickException):
         return " ".join(str(error).split()) or type(error).__name__
     line = " ".join(error.format_message().split()).rstrip(".")

@@ -1,4 +1,4 @@
-"""The options that say which jobs are meant: the same for ls and for what changes jobs."""
+"""How commands are told which jobs are meant: ids, and filters that all of them share."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+JOB_ID = click.IntRange(1, 2**63 - 1)
 _OPTIONS = (
     click.option("-Q", "--queue", multiple=True, metavar="QUEUE", help="Of this queue."),
     click.option("-t", "--task", metavar="TASK", help="Of this task; * stands for anything."),

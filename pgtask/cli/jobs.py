@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgtask.cli.filters import filter_of, filtered
+from pgtask.cli.filters import JOB_ID, filter_of, filtered
 from pgtask.cli.session import Session, as_json, pass_session
 from pgtask.cli.table import clipped, table
 from pgtask.cli.times import instant
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @filtered
 @click.option("-n", "limit", type=click.IntRange(1), default=50, help="At most so many (50).")
-@click.option("--before", type=int, metavar="ID", help="Only jobs older than this one.")
+@click.option("--before", type=JOB_ID, metavar="ID", help="Only jobs older than this one.")
 @pass_session
 def ls(session: Session, /, limit: int, **which: Any) -> None:
     """List jobs, the newest first."""

@@ -8,14 +8,14 @@ import click
 
 from pgtask.broker import jobs
 from pgtask.cli import bulk
-from pgtask.cli.filters import filtered
+from pgtask.cli.filters import JOB_ID, filtered
 from pgtask.cli.progress import Progress
 from pgtask.cli.session import Session, pass_session
 from pgtask.cli.times import DURATION
 
 
 @click.command()
-@click.argument("ids", nargs=-1, type=int, metavar="[ID]...")
+@click.argument("ids", nargs=-1, type=JOB_ID, metavar="[ID]...")
 @filtered
 @click.option("--finished", type=DURATION, help="Finished so long ago (the retention: 7d).")
 @click.option("--batch", type=click.IntRange(1), default=5000, help="So many at a time (5000).")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pgtask.cli.filters import JOB_ID
 from pgtask.cli.session import Session, as_json, pass_session
 from pgtask.cli.table import pairs
 from pgtask.cli.times import duration, instant
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("job_id", metavar="ID", type=int)
+@click.argument("job_id", metavar="ID", type=JOB_ID)
 @pass_session
 def show(session: Session, job_id: int) -> None:
     """Show everything about a job, and why it is not running."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pgtask.cli import failure
+from pgtask.cli.filters import JOB_ID
 from pgtask.cli.session import Session, pass_session
 from pgtask.cli.times import DURATION, duration
 from pgtask.errors import JobNotFound, ResultTimeout
@@ -22,7 +23,7 @@ FIRST_LOOK, LAST_LOOK = 0.02, 0.5  # s between looks; they grow by half each tim
 
 
 @click.command()
-@click.argument("ids", nargs=-1, required=True, type=int, metavar="ID...")
+@click.argument("ids", nargs=-1, required=True, type=JOB_ID, metavar="ID...")
 @click.option("--timeout", type=DURATION, help="Give up after so long (exit code 124).")
 @pass_session
 def wait(session: Session, ids: tuple[int, ...], timeout: float | None) -> int:

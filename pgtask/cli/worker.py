@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pgtask.cli.filters import JOB_ID
 from pgtask.cli.session import Session, pass_session
 from pgtask.cli.times import DURATION
 
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
 @click.option("--drain", is_flag=True, help="End when nothing is left to run now.")
 @click.option("--max-jobs", type=click.IntRange(1), help="End after so many jobs.")
 @click.option("--max-seconds", type=DURATION, help="Take jobs for so long, then end.")
-@click.option("--once", type=int, metavar="ID", help="Run this job, whatever its queue, and end.")
+@click.option(
+    "--once", type=JOB_ID, metavar="ID", help="Run this job, whatever its queue, and end."
+)
 @click.option("-n", "--name", default="", metavar="NAME", help="Its name in lists (the host's).")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="How to log (text).")
 @click.option("--log-level", metavar="LEVEL", help="What to log (INFO).")

@@ -12,7 +12,7 @@ from pgtask.cli.times import duration, instant
 @click.command()
 @pass_session
 def workers(session: Session) -> None:
-    """List worker processes, the living first."""
+    """List workers and consumers, the living first."""
     from pgtask.broker import inspect
 
     with session.broker() as broker:
@@ -22,10 +22,14 @@ def workers(session: Session) -> None:
         return
     session.data(
         table(
-            ("WORKER", "VERSION", "STATE", "BEAT", "RUNNING", "QUEUES", "TASKS", "STARTED", "ID"),
+            (
+                *("WORKER", "KIND", "VERSION", "STATE", "BEAT", "RUNNING"),
+                *("QUEUES", "TASKS", "STARTED", "ID"),
+            ),
             [
                 (
                     f"{line.host}:{line.pid}",
+                    line.kind,
                     line.version,
                     "alive" if line.alive else "dead",
                     f"{duration(line.silent)} ago",

@@ -184,6 +184,8 @@ def test_the_twins_do_the_same(stand: Stand) -> None:
         (lambda every: every.find(state="reday"), "no state 'reday', did you mean 'ready'"),
         (lambda every: every.find(since=-1), "since must be between 0"),
         (lambda every: every.find(key=7), "key is a string, got 7"),
+        (lambda every: every.find(key="a\0"), "PostgreSQL cannot store the character NUL"),
+        (lambda every: every.cancel(queue=["a\udcff"]), "is not valid Unicode"),
         (lambda every: every.find(queue=[7]), "queue is a string or several"),
         (lambda every: every.find(limit=-1), "limit is a whole number"),
         (lambda every: every.reschedule(1), "changes nothing"),

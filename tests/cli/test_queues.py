@@ -102,8 +102,9 @@ def test_workers_shows_the_living_and_the_dead(call: Call, world: World) -> None
     answer = call("workers")
     document = call("workers", "--json").json
 
-    assert answer.lines[0][:3] == ["WORKER", "VERSION", "STATE"]
-    assert [line[2] for line in answer.lines[1:]] == ["alive", "dead"]
+    assert answer.lines[0][:3] == ["WORKER", "KIND", "VERSION"]
+    assert [line[1] for line in answer.lines[1:]] == ["worker", "worker"]
+    assert [line[3] for line in answer.lines[1:]] == ["alive", "dead"]
     assert answer.lines[1][0] == "host:7"
     assert "1/4" in answer.lines[1]
     assert "mail,default" in answer.lines[1]

@@ -287,12 +287,29 @@ def test_a_database_without_the_schema_is_exit_5(call: Call, fresh_database: str
     assert answer.err.endswith("→ run: pgtask migrate\n")
 
 
+def test_an_id_that_no_job_can_have_is_misspelt(call: Call) -> None:
+    answer = call("show", 2**80)
+    assert answer.code == 2
+    assert "not in the range" in answer.err
+
+
+def test_words_that_are_not_utf_8_are_named(
+    call: Call, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGTASK_DSN", dsn)
+    for words in (["ls", "--task", "\udcff"], ["schedule", "show", "a\udcff"]):
+        answer = call(*words)
+        assert answer.code == 2
+        assert "is not valid Unicode → write it in UTF-8" in answer.err
+        assert answer.err.count("\n") == 1
+
+
 def test_what_postgresql_itself_refuses_is_one_line(
     call: Call, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGTASK_DSN", dsn)
 
-    answer = call("show", 2**80)
+    answer = call("ls", "--older-than", "99999999999d")
 
     assert answer.code == 1
     assert "out of range" in answer.err
