@@ -17,8 +17,8 @@ log = logging.getLogger("pgtask.beat")
 TICKS = 1000  # in one statement, unless one schedule alone has more
 DEADLINE = 10.0  # s
 # What somebody else has in hand is asked for again after so long, then twice as long each time, at
-# most so long: s. A row costs nothing to ask for, a key the time for which a lock is waited for.
-_HELD = {"locked": (0.05, 1.0), "key": (5.0, 30.0)}
+# most so long: s. A row costs nothing to ask for, a key 0.1 s, for which its lock is waited for.
+_HELD = {"locked": (0.05, 1.0), "key": (1.0, 10.0)}
 FORGET = 60.0  # s
 
 
