@@ -16,6 +16,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
+from pgtask.cycle import FEW, cycle
 from pgtask.field import bits
 from pgtask.omissions import NOTHING, Omissions
 from pgtask.slots import Slots
@@ -55,7 +56,7 @@ class Recurrence:
 
     def next(self, after: int, last: int, omissions: Omissions) -> int | None:
         last = min(last, self.until)
-        if after >= last or (self.real_time and not self._slots.outlasts(omissions)):
+        if after >= last or not self._slots.outlasts(omissions):
             return None
         if self.real_time:
             if self.count:
@@ -126,19 +127,27 @@ class Recurrence:
         unit = UNITS[self.frequency] // timedelta(seconds=1)
         begin = self.zone.instant(wall_seconds(self.begin))
         instant = max(after + 1, begin)
+        tried = 0
         while instant <= last:
             end, offset = self.zone.segment(instant)
+            wall, final = instant + offset, min(end - 1, last) + offset
             slots = self._slots
             if self.frequency == "HOURLY" and "byminute" not in self.filters:
                 # An hour after an hour, also where the clock is set by half of one.
                 slots = replace(slots, minutes=1 << (begin + offset) // 60 % 60)
-            slot = slots.first(instant + offset, min(end - 1, last) + offset, omissions)
+            if tried > FEW:
+                base, step = (begin + offset) // unit * unit, self.interval * unit
+                left = cycle(base, step, unit, slots, omissions.times)
+                slot = left.first(wall, final, omissions)
+            else:
+                slot = slots.first(wall, final, omissions)
             if slot is None:
                 instant = end
             elif not self._on(date.fromordinal(slot // DAY + _FIRST_DAY)):
                 instant = min(end, slot - slot % DAY + DAY - offset)
             elif ahead := (slot // unit - (begin + offset) // unit) % self.interval:
                 instant = min(end, (slot // unit + self.interval - ahead) * unit - offset)
+                tried += 1
             else:
                 instant = slot - offset
                 yield instant
@@ -146,12 +155,14 @@ class Recurrence:
 
     @cached_property
     def _slots(self) -> Slots:
-        """The times of day that HOURLY and faster may have; a second not told is DTSTART's."""
+        """The times of day there may be; what neither the parts nor the pace say is DTSTART's."""
         seconds = range(60) if self.frequency == "SECONDLY" else [self.begin.second]
+        minutes = range(60) if self.real_time else [self.begin.minute]
+        hours = range(24) if self.real_time else [self.begin.hour]
         return Slots(
             seconds=bits(self.filters.get("bysecond", seconds)),
-            minutes=bits(self.filters.get("byminute", range(60))),
-            hours=bits(self.filters.get("byhour", range(24))),
+            minutes=bits(self.filters.get("byminute", minutes)),
+            hours=bits(self.filters.get("byhour", hours)),
             months=bits(self.filters.get("bymonth", range(1, 13))),
         )
 

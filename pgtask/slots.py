@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from calendar import monthrange
 from dataclasses import dataclass
 from datetime import date
@@ -13,6 +15,8 @@ from pgtask.zones import DAY
 
 _EPOCH = date(1970, 1, 1).toordinal()
 _SEVENTHS = 1 | 1 << 7 | 1 << 14 | 1 << 21 | 1 << 28
+# Omitted times of day that are not worth a list of those that are left, which takes up to 30 ms.
+MANY = 64
 # 28 years without a century in them have every calendar there is.
 _ALL_CALENDARS = range(2000, 2028)
 
@@ -49,6 +53,10 @@ class Slots:
         times = self.seconds.bit_count() * self.minutes.bit_count() * self.hours.bit_count()
         omitted = sum(self._clock(time) == time for time in omissions.times)
         return omitted < times
+
+    def times(self, omitted: frozenset[int]) -> array[int]:
+        """The times of day that are not among the omitted ones, in seconds, in order."""
+        return _times(self.seconds, self.minutes, self.hours, omitted)
 
     def first(self, wall: int, last: int, omissions: Omissions = NOTHING) -> int | None:
         """The first slot from `wall` to `last`, both included, that is not omitted."""
@@ -113,6 +121,12 @@ class Slots:
         return year >= YEAR.zero and bool(self.years >> year - YEAR.zero & 1)
 
     def _on(self, day: int, clock: int, omissions: Omissions) -> int | None:
+        if len(omissions.times) > MANY:
+            times = self.times(omissions.times)
+            left = (times[at] for at in range(bisect_left(times, clock), len(times)))
+            return next(
+                (day * DAY + t for t in left if day * DAY + t not in omissions.moments), None
+            )
         time = self._clock(clock)
         if omissions:
             while time is not None and (
@@ -147,6 +161,25 @@ class Slots:
     @staticmethod
     def _opening(mask: int) -> int:
         return (mask & -mask).bit_length() - 1
+
+
+@lru_cache(maxsize=64)
+def _times(seconds: int, minutes: int, hours: int, omitted: frozenset[int]) -> array[int]:
+    hour_list, minute_list, second_list = map(_numbers, (hours, minutes, seconds))
+    return array(
+        "q",
+        (
+            time
+            for hour in hour_list
+            for minute in minute_list
+            for second in second_list
+            if (time := hour * 3600 + minute * 60 + second) not in omitted
+        ),
+    )
+
+
+def _numbers(mask: int) -> list[int]:
+    return [number for number in range(mask.bit_length()) if mask >> number & 1]
 
 
 @lru_cache(maxsize=1024)

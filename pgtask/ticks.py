@@ -7,12 +7,15 @@ than `last`, in seconds since 1970. Which ticks there are never depends on `afte
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import gcd
 from typing import Protocol
 
+from pgtask.cycle import FEW, cycle
+from pgtask.field import SECOND
 from pgtask.omissions import Omissions
 from pgtask.slots import Slots
 from pgtask.zones import DAY, Zone
+
+_ANY_TIME = Slots(seconds=SECOND.every)
 
 
 class Ticks(Protocol):
@@ -78,22 +81,23 @@ class Every:
         instant = self._from(after + 1)
         if not omissions:
             return instant if instant <= last else None
-        # So many ticks until the times of day repeat, as long as the offset stays.
-        round_ = DAY // gcd(DAY, self.interval)
-        omitted = 0
+        tried = 0
         while instant <= last:
             end, offset = self.zone.segment(instant)
             wall = instant + offset
-            if wall // DAY in omissions.dates:
-                instant, omitted = self._from(min(end, instant + DAY - wall % DAY)), 0
-            elif wall not in omissions:
+            if wall not in omissions:
                 return instant
-            elif omitted > round_ + len(omissions.moments):
-                instant, omitted = self._from(end), 0
+            tried += 1
+            if tried > FEW:
+                left = cycle(self.anchor + offset, self.interval, 1, _ANY_TIME, omissions.times)
+                found = left.first(wall, min(end - 1, last) + offset, omissions)
+                if found is not None:
+                    return found - offset
+                instant = self._from(end)
+            elif wall // DAY in omissions.dates:
+                instant = self._from(min(end, instant + DAY - wall % DAY))
             else:
-                instant, omitted = instant + self.interval, omitted + 1
-                if instant >= end:
-                    omitted = 0
+                instant += self.interval
         return None
 
     def moved(self, tick: int, omissions: Omissions) -> int | None:

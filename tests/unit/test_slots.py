@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import time as clock
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import islice
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgtask import Schedule
+from pgtask import Schedule, recurrence, slots, ticks
 from pgtask.field import bits
 from pgtask.omissions import Omissions
 from pgtask.slots import Slots
@@ -110,6 +113,13 @@ def test_an_excepted_slot_in_a_gap_leaves_the_gap_to_the_others() -> None:
 MINUTES = [time(hour, minute) for hour in range(24) for minute in range(60)]
 YEARS = [date(2026, 1, 1) + timedelta(days=n) for n in range(366 * 9)]
 END = "2035-01-01T00:00:00Z"
+EVERY_OTHER_DAY = [date(2026, 5, 1) + timedelta(days=2 * n + 1) for n in range(5200)]
+LAST_ONES = [datetime(2026, 5, 1, 23, 55) + timedelta(days=n) for n in range(9700)]
+
+
+def each(step: int) -> list[time]:
+    """The times of day that are so many seconds apart."""
+    return [time(at // 3600, at // 60 % 60, at % 60) for at in range(0, 86_400, step)]
 
 
 @pytest.mark.parametrize(
@@ -132,13 +142,75 @@ END = "2035-01-01T00:00:00Z"
             tz="Asia/Tokyo",
         ),
         Schedule(at="2026-12-25T08:15:00Z", exceptions=["2026-12-25"]),
+        # Times of day that are left come on no step, or on dates and moments that are excepted.
+        Schedule(every=18, exceptions=[*each(18), *EVERY_OTHER_DAY]),
+        Schedule(every=9, tz="Africa/Casablanca", exceptions=each(9)),
+        Schedule(
+            cron="*/5 * * * *",
+            tz="Africa/Casablanca",
+            exceptions=[*each(300)[:-1], *LAST_ONES],
+            end="2052-01-01T00:00:00Z",
+        ),
+        *(
+            Schedule(rrule=f"DTSTART:20260101T000000\nRRULE:FREQ={rule}", exceptions=exceptions)
+            for rule, exceptions in (
+                ("HOURLY;INTERVAL=2", each(7200)),
+                ("MINUTELY;INTERVAL=5", each(300)),
+                ("MINUTELY;INTERVAL=25", each(300)),
+                ("SECONDLY;INTERVAL=350", each(50)),
+                ("DAILY;BYHOUR=0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19", each(3600)),
+            )
+        ),
+        Schedule(
+            rrule="DTSTART;TZID=Asia/Kathmandu:19850101T000100\n"
+            "RRULE:FREQ=MINUTELY;INTERVAL=2;BYMINUTE=1,3,5"
+        ),
     ],
-    ids=lambda schedule: schedule.explain().split(",")[0],
+    ids=lambda schedule: schedule.explain().split(", but")[0],
 )
 def test_where_every_slot_is_excepted_there_is_none_within_a_second(schedule: Schedule) -> None:
     begin = clock.perf_counter()
     assert schedule.next(utc("2026-05-01T00:00")) is None
     assert clock.perf_counter() - begin < 1
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_looking_at_each_slot_and_at_those_that_are_left_gives_the_same(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a schedule of a random step, with exceptions that hit it now and then
+    dice = random.Random(seed)
+    step = dice.choice([1, 7, 60, 300, 420, 1500, 3600, 7200, 10_800, 25_200, 86_399, 100_000])
+    name, unit = dice.choice([("SECONDLY", 1), ("MINUTELY", 60), ("HOURLY", 3600)])
+    begin = datetime(2026, 3, 1) + timedelta(seconds=dice.randrange(86_400))
+    few = dice.sample(each(step if 86_400 % step == 0 else 60), k=3)
+    beside: dict[str, Any] = {
+        "tz": dice.choice(["UTC", "Europe/Paris", "Australia/Lord_Howe", "Asia/Kathmandu"]),
+        "exceptions": [
+            *(few if dice.random() < 0.5 else each(dice.choice([60, 600, 3600]))),
+            *(date(2026, 3, 20) + timedelta(days=dice.randrange(20)) for _ in range(5)),
+            begin + timedelta(days=26, seconds=step * dice.randrange(9)),
+        ],
+        "end": utc("2026-05-01T00:00"),
+    }
+    rule = f"FREQ={name};INTERVAL={max(1, step // unit)}{dice.choice(['', ';BYDAY=SA,SU'])}"
+    schedules = [
+        Schedule(every=step, **beside),
+        Schedule(rrule=f"DTSTART:{begin:%Y%m%dT%H%M%S}\nRRULE:{rule}", **beside),
+    ]
+
+    def found() -> list[list[datetime]]:
+        after = utc("2026-03-27T20:00")
+        return [list(islice(schedule.upcoming(after), 150)) for schedule in schedules]
+
+    for module in (ticks, recurrence):
+        monkeypatch.setattr(module, "FEW", 10**9)
+    one_by_one = found()
+    for module in (ticks, recurrence):
+        monkeypatch.setattr(module, "FEW", -1)
+    assert found() == one_by_one
+    monkeypatch.setattr(slots, "MANY", 0)
+    assert found() == one_by_one
 
 
 def test_what_comes_after_nine_years_that_are_excepted_is_found() -> None:
