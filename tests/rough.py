@@ -173,3 +173,18 @@ def wait_for_another(job_id: int, log: str) -> str:
     except SoftTimeLimitExceeded:
         return "gave up"
     return "got it"
+
+
+def no_delay(attempt: int) -> float:
+    """A backoff function with a mistake in it."""
+    return 1 / (attempt - attempt)
+
+
+@app.task(backoff=no_delay)
+def slow_to_say() -> None:
+    raise ValueError("as ever")
+
+
+@app.task(backoff=no_delay)
+async def async_slow_to_say() -> None:
+    raise ValueError("as ever")

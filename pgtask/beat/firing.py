@@ -28,7 +28,7 @@ class Firing:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._held: dict[int, tuple[float, float]] = {}  # id → until when, after what pause
-        self._told: dict[int, str] = {}  # id → why its last tick made no job
+        self._told: dict[int, tuple[str, float]] = {}  # id → why a tick made no job, and when told
         self.fired = 0  # ticks that made a job
 
     def free(self, dues: Sequence[Due]) -> list[Due]:
@@ -49,6 +49,7 @@ class Firing:
         """
         now = asyncio.get_running_loop().time()
         self._held = {id_: held for id_, held in self._held.items() if held[0] > now - FORGET}
+        self._told = {id_: told for id_, told in self._told.items() if told[1] > now - FORGET}
         of = {due.id: due for due in dues}
         missed = {(fire.id, tick.at): tick.missed for fire in fires for tick in fire.ticks}
         # Whose key was locked goes last, alone: the others must not wait for it once more.
@@ -114,15 +115,16 @@ class Firing:
             log.debug("schedule %s was not fired: %s", due.name, answer.reason)
         elif answer.job is not None:
             self.fired += 1
-            self._told.pop(due.id, None)
             log.debug("schedule %s: tick %s is job %d", due.name, answer.tick_at, answer.job)
         elif answer.reason == "repeated":
             log.debug("schedule %s: tick %s was fired before", due.name, answer.tick_at)
         else:
-            # Of a schedule that overlaps each second, one line says it; its history has each tick.
+            # Of a schedule that overlaps each second, a line a minute; its history has each tick.
             reason = str(answer.reason)
-            level = logging.DEBUG if self._told.get(due.id) == reason else logging.INFO
-            self._told[due.id] = reason
+            level = logging.DEBUG
+            if self._told.get(due.id, ("", 0.0))[0] != reason:
+                level = logging.INFO
+                self._told[due.id] = reason, asyncio.get_running_loop().time()
             log.log(level, "schedule %s: no job for tick %s: %s", due.name, answer.tick_at, reason)
 
 

@@ -273,7 +273,7 @@ def rescue(silent: Mapping[UUID, int]) -> Statement[dict[UUID, int]]:
 def maintain(retention: float) -> Statement[int]:
     """Make the coming days' partitions of history, drop those past the retention (seconds)."""
     return Statement(
-        "select pgtask.maintain(%(retention)s::float8 * interval '1 s')",
+        "select pgtask.maintain(least(%(retention)s::float8, 3e9) * interval '1 s')",
         {"retention": retention},
         scalar,
     )
@@ -282,7 +282,7 @@ def maintain(retention: float) -> Statement[int]:
 def purge(age: float, page: int = 5000) -> Statement[int]:
     """Remove one page of finished jobs older than `age` seconds; answers how many."""
     return Statement(
-        "select pgtask.purge(%(age)s::float8 * interval '1 s', %(page)s::int)",
+        "select pgtask.purge(least(%(age)s::float8, 3e9) * interval '1 s', %(page)s::int)",
         {"age": age, "page": page},
         scalar,
     )

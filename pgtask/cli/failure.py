@@ -29,6 +29,7 @@ from pgtask.errors import (
     Unavailable,
     WrongDatabase,
 )
+from pgtask.lossless import shown
 
 OK = 0
 FAILED = 1
@@ -93,12 +94,14 @@ def show(error: BaseException, *, traceback_too: bool) -> None:
 
 def _is_not_unicode(error: BaseException) -> TypeGuard[UnicodeEncodeError]:
     # Bytes of the command line that are not UTF-8, as Python hands them on, meet psycopg.
-    return isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8"
+    return (
+        isinstance(error, UnicodeEncodeError) and "\udc80" <= error.object[error.start] <= "\udcff"
+    )
 
 
 def _line(error: BaseException) -> str:
     if _is_not_unicode(error):
-        return f"{error.object!r} is not valid Unicode → write it in UTF-8"
+        return f"{shown(redact_text(error.object))} is not valid Unicode → write it in UTF-8"
     if not isinstance(error, click.ClickException):
         return " ".join(str(error).split()) or type(error).__name__
     line = " ".join(error.format_message().split()).rstrip(".")

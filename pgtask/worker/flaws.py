@@ -8,8 +8,12 @@ from typing import Any
 import msgspec
 
 from pgtask.broker.attempts import Claimed, Ended
+from pgtask.errors import BadOption
+from pgtask.lossless import shown
+from pgtask.retry import RetryPolicy
 from pgtask.worker.runner import read_policy
 
+NESTED = 500  # brackets in a policy, which needs four
 _read_headers = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -28,7 +32,7 @@ def found(jobs: Sequence[Claimed]) -> list[tuple[Claimed, str]]:
 
 def failed(job: Claimed, why: str) -> Ended:
     """The end of such a job: no other attempt could read it."""
-    message = f"{why} → the row was not made by pgtask; enqueue it with pgtask.enqueue"
+    message = f"{why} → pgtask's own functions leave no such row; enqueue it with pgtask.enqueue"
     return Ended(job.id, job.epoch, "failed", None, None, None, "UnreadableJob", message)
 
 
@@ -36,15 +40,23 @@ def _flaw(job: Claimed) -> str | None:
     if job.args is None:
         return "its arguments are gone: pgtask.payload has no row of it"
     if job.tags is not None and not all(isinstance(tag, str) for tag in job.tags):
-        return f"tags {job.tags!r}: not a list of text"
+        return f"tags {shown(job.tags)}: not a list of text"
     for name, text, read in (
-        ("policy", job.policy, read_policy),
+        ("policy", job.policy, _check_policy),
         ("headers", job.headers, _read_headers),
     ):
         if text is None:
             continue
         try:
             read(text)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            return f"{name} {text[:80]!r}: {error}"
+        except (msgspec.MsgspecError, RecursionError, BadOption) as error:
+            return f"{name} {shown(text)}: {error}"
     return None
+
+
+def _check_policy(text: str) -> None:
+    # Who reads it later stands deeper in calls than this, and must not meet their limit.
+    if text.count("[") + text.count("{") > NESTED:
+        raise BadOption("nested too deeply")
+    policy = read_policy(text)
+    RetryPolicy.parse(policy.backoff, policy.jitter)

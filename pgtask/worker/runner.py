@@ -38,6 +38,7 @@ from pgtask.outcome import (
     Succeeded,
     TimedOut,
 )
+from pgtask.retry import RetryPolicy
 from pgtask.worker.interrupt import Interrupts
 from pgtask.worker.transactions import AsyncTransactions, Clock, Transactions
 
@@ -235,7 +236,12 @@ class Runner:
             for name, value in (("backoff", policy.backoff), ("jitter", policy.jitter))
             if value is not None
         }
-        return task.retry_policy(said).delay(job.attempt, random.random)
+        try:
+            return task.retry_policy(said).delay(job.attempt, random.random)
+        except Exception:
+            # A backoff function is user code: the attempt still ends as it did.
+            log.exception("job %d (%s): its backoff failed, the default holds", job.id, job.task)
+            return RetryPolicy().delay(job.attempt, random.random)
 
     def _context(
         self, job: Job, is_cancelled: Callable[[], bool], connection: object | None = None

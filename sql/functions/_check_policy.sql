@@ -4,6 +4,7 @@ language plpgsql immutable security definer set search_path = pg_catalog, pgtask
 as $$
 declare
   v_name    text;
+  v_most    double precision;
   v_backoff text := p_policy ->> 'backoff';
 begin
   if json_typeof(p_policy) <> 'object' then
@@ -13,6 +14,11 @@ begin
     if (p_policy ->> v_name) is not null
        and (json_typeof(p_policy -> v_name) <> 'number' or pgtask._seconds(p_policy ->> v_name) is null) then
       raise exception '% is a number of at least 0, got %', v_name, p_policy -> v_name using errcode = 'TQ002';
+    end if;
+    -- As far ahead as Python takes, too: 100 years.
+    v_most := case v_name when 'jitter' then 1 when 'memory_limit' then 1e18 else 3155760000 end;
+    if (p_policy ->> v_name)::double precision > v_most then
+      raise exception '% is at most %, got %', v_name, v_most, p_policy -> v_name using errcode = 'TQ002';
     end if;
     if v_name in ('timeout', 'soft_timeout', 'memory_limit') and pgtask._seconds(p_policy ->> v_name) = 0 then
       raise exception '% is more than 0', v_name using errcode = 'TQ002';
@@ -32,11 +38,14 @@ begin
        when 'array' then json_array_length(p_policy -> 'backoff') > 0 and not exists (
          select from json_array_elements(p_policy -> 'backoff') as b (delay)
          -- A string has its quotes here, and is none of the numbers that the child reads.
-         where pgtask._seconds(b.delay::text) is null)
+         where case when pgtask._seconds(b.delay::text) is null then true
+                    else b.delay::text::double precision > 3155760000 end)
        when 'string' then v_backoff = 'exp'
-         or v_backoff ~ '^(const|linear):' and pgtask._seconds(substr(v_backoff, strpos(v_backoff, ':') + 1)) is not null
+         or v_backoff ~ '^(const|linear):'
+            and case when pgtask._seconds(substr(v_backoff, strpos(v_backoff, ':') + 1)) is null then false
+                     else split_part(v_backoff, ':', 2)::double precision <= 3155760000 end
        else false end) then
-    raise exception 'backoff is "exp", "const:S", "linear:S" or a list of seconds' using errcode = 'TQ002';
+    raise exception 'backoff is "exp", "const:S", "linear:S" or a list of seconds, at most 3155760000' using errcode = 'TQ002';
   end if;
 end $$;
 comment on function pgtask._check_policy(json) is 'Raise TQ002 for a policy that cannot be read.';

@@ -9,14 +9,18 @@ set timezone = 'UTC'
 as $$
 declare
   v_at    timestamptz := coalesce(p_at, clock_timestamp());
+  -- In seconds: a month is 30 days, whatever the calendar says.
+  v_age   double precision := extract(epoch from p_retention);
+  v_old   timestamptz;
   v_day   date;
   v_name  text;
   v_done  integer := 0;
   v_part  record;
 begin
-  if p_retention is null or p_retention < '0' then
+  if v_age is null or v_age < 0 then
     raise exception 'maintain takes a retention of at least 0, got %', p_retention using errcode = 'TQ002';
   end if;
+  v_old := v_at - least(v_age, 3155760000) * interval '1 second';
   if not pg_try_advisory_xact_lock(618033988, 2) then
     return 0;
   end if;
@@ -60,7 +64,7 @@ begin
     select c.relname from pg_class c
     where c.relnamespace = 'pgtask'::regnamespace and c.relkind = 'r' and c.relispartition
       and c.relname ~ '^done_[0-9]{8}$'
-      and (to_date(right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp at time zone 'UTC' <= v_at - p_retention
+      and (to_date(right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp at time zone 'UTC' <= v_old
     order by c.relname
   loop
     begin

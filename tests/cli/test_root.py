@@ -302,6 +302,10 @@ def test_words_that_are_not_utf_8_are_named(
         assert answer.code == 2
         assert "is not valid Unicode → write it in UTF-8" in answer.err
         assert answer.err.count("\n") == 1
+    answer = call("--dsn", "host=/nowhere password='it\\'s sekret\udcff'" + " " * 900, "ls")
+    assert answer.code == 2
+    assert "sekret" not in answer.err
+    assert len(answer.err) < 200
 
 
 def test_what_postgresql_itself_refuses_is_one_line(

@@ -142,6 +142,20 @@ def test_purge_refuses_nonsense(engine: Engine, arguments: str) -> None:
     assert engine.count("done") == 1
 
 
+def test_a_month_of_retention_is_thirty_days_and_nothing_that_is_to_come_goes(
+    engine: Engine,
+) -> None:
+    at = "2030-03-15 12:00+00"
+    engine.all("select pgtask.maintain('7 days', %s)", at)
+
+    for _ in range(2):
+        engine.all("select pgtask.maintain('1 month -30 days', %s)", at)
+
+    today = "select relispartition from pg_class where relname = 'done_20300315'"
+    assert engine.values(today) == [True]
+    engine.all("select pgtask.maintain('10000 years', %s), pgtask.purge('10000 years')", at)
+
+
 def test_maintain_makes_today_and_two_days_more_once(engine: Engine) -> None:
     assert _maintain(engine) == 3
     assert engine.values(PARTITIONS) == ["done_20300310", "done_20300311", "done_20300312"]
