@@ -32,6 +32,8 @@ all processes, the server's included.
 ./dev bench --write                the tables and plots of the comparison
 ./dev bench --growth --write       the curves
 ./dev bench --cpu --write          tasks that compute
+./dev bench --beat --write         many schedules, and a beat that waits
+./dev bench --sql --write          enqueueing from SQL, triggers, keys, lanes
 ./dev bench --soak 10 --write      a horizon held back
 ./dev bench --quick                the ratios, in less than three minutes
 ```
@@ -47,7 +49,7 @@ def write(cache: Path, page: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     stored = {
         mode: json.loads(path.read_text("utf-8"))
-        for mode in ("rows", "growth", "cpu", "soak")
+        for mode in ("rows", "growth", "cpu", "beat", "sql", "soak")
         if (path := cache / "results" / f"{mode}.json").exists()
     }
     drawn: list[Plot] = []
@@ -79,6 +81,13 @@ def _sections(stored: Mapping[str, Any], folder: str, drawn: list[Plot]) -> Iter
         yield pictures(plots.of_growth(growth))
     if share := stored.get("cpu"):
         yield "## Tasks that compute\n\n" + _goals(share)
+    if beat := stored.get("beat"):
+        yield "## Schedules\n\n" + _goals(beat)
+    if sql := stored.get("sql"):
+        yield (
+            "## Enqueueing from SQL\n\nTriggers for each statement, on an INSERT of 100,000 rows;"
+            f" 100,000 parked jobs with keys, on 100 lanes.\n\n{_goals(sql)}"
+        )
     if soak := stored.get("soak"):
         minutes = soak["seconds_each"] / 60
         yield (
