@@ -19,7 +19,7 @@ begin
   -- The commonest call by the shortest way, since people compare it with an INSERT of their own: in a
   -- transaction of its own, each expression and each call of a function counts. The rules are those of the
   -- functions below; what one of them could refuse, what is large or has any other option goes there.
-  if task ~ '^[A-Za-z0-9_.:-]{1,128}$' and coalesce(queue, 'default') ~ '^[A-Za-z0-9_.:-]{1,128}$'
+  if task ~ '^[A-Za-z0-9_.:-]{1,128}$' and (queue is null or queue ~ '^[A-Za-z0-9_.:-]{1,128}$')
      and coalesce(priority, 0) between -100 and 100
      and num_nonnulls(run_at, delay, key, on_conflict, serial, max_attempts, backoff, timeout, expires, keep, tags,
                       headers, tenant, nullif(current_setting('pgtask.tenant', true), '')) = 0
@@ -30,7 +30,10 @@ begin
     select n.id, n.id, coalesce(priority, 0), task, coalesce(queue, 'default'), coalesce(args, '[]'), kwargs
     from (select nextval('pgtask.seq') as id) n
     returning id into v_id;
-    perform pgtask._wake(coalesce(queue, 'default'));
+    -- As _wake asks, which is not called for nothing.
+    if pg_sequence_last_value('pgtask.idle_until'::regclass) > extract(epoch from clock_timestamp()) * 1000 then
+      perform pgtask._wake(coalesce(queue, 'default'));
+    end if;
     return v_id;
   end if;
 
