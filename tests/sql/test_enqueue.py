@@ -121,6 +121,17 @@ def test_a_wake_up_is_sent_only_while_somebody_is_idle(engine: Engine) -> None:
     assert [n.payload for n in engine.connection.notifies(timeout=0)] == ["q"]
 
 
+def test_the_shortest_way_of_sql_wakes_as_the_others_do(engine: Engine) -> None:
+    engine.connection.execute("listen pgtask")
+    engine.all("select pgtask.enqueue('t')")
+    assert list(engine.connection.notifies(timeout=0)) == []
+
+    assert engine.claim(engine.worker(), queues=["other"]) == []  # raises the flag
+    engine.all("select pgtask.enqueue('t')")
+    engine.all("select pgtask.enqueue('t', queue => 'q')")
+    assert [n.payload for n in engine.connection.notifies(timeout=0)] == ["default", "q"]
+
+
 REFUSED = [
     {"task": None}, {"task": ""}, {"task": "a b"}, {"task": "t" * 129}, {"task": "t\n"},
     {"queue": ""}, {"queue": "a/b"}, {"queue": "q" * 129}, {"queue": "q\n"},
